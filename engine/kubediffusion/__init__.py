@@ -1,0 +1,1 @@
+"""The engine library: drives diffusion workers that outlive it."""

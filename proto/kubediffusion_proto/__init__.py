@@ -1,0 +1,1 @@
+"""The generated code of the wire between engines and workers."""

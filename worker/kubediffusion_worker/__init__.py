@@ -1,0 +1,1 @@
+"""The worker: owns a device, a model and the running generations."""
