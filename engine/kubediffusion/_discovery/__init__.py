@@ -1,0 +1,1 @@
+"""Discovery: where an external executor learns of workers."""

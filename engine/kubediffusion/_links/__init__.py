@@ -1,0 +1,1 @@
+"""Links: how the engine talks to one worker, whatever lies between them."""

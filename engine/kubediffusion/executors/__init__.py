@@ -1,0 +1,1 @@
+"""Executors: the engine's strategies for reaching workers."""
