@@ -1,0 +1,71 @@
+"""Which model a worker serves, and how it is loaded.
+
+Importing this module does not import torch: a command line is checked before that.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from kubediffusion_worker import pipeline
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Offload = Literal["none", "model", "sequential"]
+
+DEMO = "demo"
+"""The model id that stands for the model which is shipped with kubediffusion."""
+
+
+class ModelLoadError(Exception):
+    """Is raised when a model cannot be served.
+
+    Attributes:
+        reason: UPPER_SNAKE_CASE and stable, for programs.
+        message: One line: what was wanted, what was found, what to do.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which weights to load and how to run them."""
+
+    model: str
+    """A folder, a `file://` address, an id of the Hugging Face hub, or "demo"."""
+    dtype: Dtype = "auto"
+    """"auto" is bfloat16 on a GPU and float32 on a CPU, which computes it faster."""
+    device: str = "auto"
+    """"auto" or a name of torch's, for example "cpu" or "cuda:1"."""
+    offload: Offload = "none"
+    """What stays in the CPU's memory until it is needed: nothing, whole models, or modules."""
+    compile: bool = False
+    """Compile the denoiser, its repeated blocks where it names them: slow first steps."""
+    variant: str = ""
+    """The variant of the weight files, for example "fp16"; empty: the default files."""
+    revision: str = ""
+    """A branch, tag or commit of the hub's repository; empty: its default branch."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no loader could use."""
+        if not self.model:
+            raise ValueError("model must be a folder, a hub id or 'demo'; found an empty text")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"dtype must be one of {get_args(Dtype)}; found {self.dtype!r}")
+        if self.offload not in get_args(Offload):
+            raise ValueError(f"offload must be one of {get_args(Offload)}; found {self.offload!r}")
+
+
+def load(config: ModelConfig) -> "pipeline.SharedPipeline":
+    """Loads a pipeline; takes seconds to minutes, computes nothing.
+
+    Raises:
+        ModelLoadError: It cannot be served.
+    """
+    # torch takes seconds to import; the first call of a worker's life must not wait for it.
+    from kubediffusion_worker import loading
+
+    return loading.load(config)

@@ -1,0 +1,195 @@
+"""What the runtime of a worker knows of pipelines: one run, what it reports, what it returns.
+
+Nothing here imports torch, so that a process answers its first calls, and tests of the runtime
+run, before or without it. `pipeline.SharedPipeline` and `execution.PipelineRun` are the real
+`LoadedPipeline` and `Run`.
+
+A run raises, on the compute thread:
+
+- `RunCancelled`, because `Run.cancel` was called,
+- `errors.InvalidRequestError`: the pipeline refused its arguments,
+- `errors.PipelineError`: the pipeline's code raised; the pipeline is as before,
+- `errors.DeviceMemoryError`: it did not fit; the pipeline is as before,
+- `StickyDeviceError`: the device computes no more until the process is new,
+- whatever the observer raised.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kubediffusion_proto.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from kubediffusion_worker import adapters
+
+
+class RunCancelled(BaseException):
+    """Leaves a pipeline because its run was cancelled; no pipeline code catches it."""
+
+
+class StickyDeviceError(Exception):
+    """Is raised when the device has failed for the rest of the process's life."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """Says that one denoising step of a run is done."""
+
+    step: int
+    """Steps that are done, over all outputs of the run; grows by one from 1."""
+    total: int
+    """Steps of the whole run as far as known, at least `step`; 0 where unknown."""
+    timestep: float
+    """The scheduler's timestep of this step; NaN where it has none."""
+    seconds: float
+    """From the end of the step before, or from the first forward of a loop."""
+
+
+class RunObserver(Protocol):
+    """Follows one run. It is called on the compute thread, so it must be fast."""
+
+    def step_done(self, report: StepReport) -> None:
+        """Takes note of a step."""
+
+    def seam(self) -> None:
+        """Takes note of a sign of life, right before a module's forward or a step.
+
+        What it raises leaves the pipeline.
+        """
+
+    def boundary(self) -> None:
+        """Takes note that an iteration of the denoising loop is complete.
+
+        Right before the first forward after a step: the one place where a run may be parked
+        or saved. What it raises leaves the pipeline.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputData:
+    """One picture, video, sound or array, as raw elements or as an encoded file."""
+
+    kind: worker_pb2.OutputKind
+    encoding: worker_pb2.Encoding
+    """`ENCODING_RAW` or the encoding of the file."""
+    dtype: str
+    """torch's name of the elements' type; empty for files."""
+    shape: tuple[int, ...]
+    """[height, width, channels], [frames, height, width, channels] or the pipeline's own, in
+    each case without an axis for the batch."""
+    data: memoryview | bytes
+    """C-contiguous, little-endian; a memoryview has the format "B"."""
+    seed: int
+    """What the random generator of this output started from."""
+    is_flagged: bool | None = None
+    """The verdict of the pipeline's safety checker, where there is one."""
+    name: str = ""
+    """The pipeline's name of the field, for example "images"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOutcome:
+    """What a run made, and what it took."""
+
+    outputs: tuple[OutputData, ...]
+    """Raw; see `outputs.encode` for what becomes of them off the compute thread."""
+    steps: int
+    compute_seconds: float
+    """Of the whole run."""
+    step_seconds: float
+    """Median over the steps; 0 where there was none."""
+    peak_memory_bytes: int
+    """Of torch's allocator during the run; on the CPU, of the process in its life."""
+
+
+class Run(Protocol):
+    """One attempt at one generation."""
+
+    def execute(self) -> RunOutcome:
+        """Computes on the calling thread; see the module for what it raises. Call it once."""
+        ...
+
+    def cancel(self) -> None:
+        """Makes the run raise `RunCancelled` at its next seam; from any thread, at any time."""
+
+
+class LoadedPipeline(Protocol):
+    """A pipeline in memory, shared by all runs. Only one run may execute at a time."""
+
+    @property
+    def class_name(self) -> str:
+        """The pipeline's class, for example "StableDiffusionPipeline"."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What computes, for example "cpu" or "cuda:0 NVIDIA H100 80GB HBM3"."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of the weights' type, for example "bfloat16"."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """The commit of the hub's repository; empty for local folders."""
+        ...
+
+    @property
+    def weights_digest(self) -> str:
+        """Names the weights: sha256, hexadecimal."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names all that results depend on bit for bit: sha256, hexadecimal."""
+        ...
+
+    @property
+    def fingerprint_facts(self) -> Mapping[str, str]:
+        """The facts behind the fingerprint."""
+        ...
+
+    @property
+    def parameters(self) -> tuple[worker_pb2.Parameter, ...]:
+        """What the pipeline's call takes, image-to-image and inpainting included."""
+        ...
+
+    @property
+    def cancel_capability(self) -> worker_pb2.CancelCapability:
+        """How soon a cancel takes effect."""
+        ...
+
+    @property
+    def adapters(self) -> "adapters.AdapterShelf":
+        """The resident LoRA adapters. Use it on the compute thread, between runs."""
+        ...
+
+    def check(self, spec: worker_pb2.GenerationSpec) -> None:
+        """Refuses what the pipeline's call cannot take; computes nothing, on any thread.
+
+        Raises:
+            errors.InvalidRequestError: With all violations that were found.
+            errors.AdapterNotFoundError: A LoRA adapter is not resident.
+        """
+
+    def start_run(
+        self, spec: worker_pb2.GenerationSpec, *, seed: int, observer: RunObserver
+    ) -> Run:
+        """Makes a run, which computes nothing before `Run.execute`.
+
+        Args:
+            spec: What was asked for.
+            seed: Of the first output; the specification's own seed does not count.
+            observer: Follows the run.
+        """
+        ...
+
+    def self_test(self) -> None:
+        """Computes a little to see whether the device still works; on the compute thread.
+
+        Raises:
+            StickyDeviceError: It does not.
+        """
