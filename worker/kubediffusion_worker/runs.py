@@ -16,12 +16,9 @@ A run raises, on the compute thread:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from kubediffusion_proto.v1 import worker_pb2
-
-if TYPE_CHECKING:
-    from kubediffusion_worker import adapters
 
 
 class RunCancelled(BaseException):
@@ -114,6 +111,48 @@ class Run(Protocol):
         """Makes the run raise `RunCancelled` at its next seam; from any thread, at any time."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedAdapter:
+    """A LoRA adapter in memory."""
+
+    name: str
+    sha256: str
+    """Of its file, hexadecimal."""
+
+
+class AdapterShelf(Protocol):
+    """The LoRA adapters in memory; inactive except while a run uses them."""
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the pipeline can take LoRA adapters at all."""
+        ...
+
+    @property
+    def resident(self) -> tuple[LoadedAdapter, ...]:
+        """What is loaded, sorted by name; may be read on any thread."""
+        ...
+
+    def load(self, name: str, source: str, weight_name: str = "") -> LoadedAdapter:
+        """Loads an adapter; one of the same name is replaced.
+
+        Args:
+            name: 1 to 128 characters of [A-Za-z0-9._:-].
+            source: A folder, a file or a hub id.
+            weight_name: The file within a folder or hub id; empty: diffusers' default.
+
+        Raises:
+            errors.AdapterNotFoundError: There is none at the source.
+            errors.InvalidRequestError: It cannot be used with this pipeline, or it is no
+                safetensors file.
+        """
+        ...
+
+    def unload(self, name: str) -> bool:
+        """Removes an adapter; returns whether there was one."""
+        ...
+
+
 class LoadedPipeline(Protocol):
     """A pipeline in memory, shared by all runs. Only one run may execute at a time."""
 
@@ -129,7 +168,7 @@ class LoadedPipeline(Protocol):
 
     @property
     def dtype(self) -> str:
-        """torch's name of the weights' type, for example "bfloat16"."""
+        """The weights' type by torch's name, for example "bfloat16"."""
         ...
 
     @property
@@ -163,7 +202,7 @@ class LoadedPipeline(Protocol):
         ...
 
     @property
-    def adapters(self) -> "adapters.AdapterShelf":
+    def adapters(self) -> AdapterShelf:
         """The resident LoRA adapters. Use it on the compute thread, between runs."""
         ...
 
