@@ -11,6 +11,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -163,7 +164,7 @@ def add_listener(
     return addresses.Address(host=target.host, port=port)
 
 
-def check_peer(context: grpc.aio.ServicerContext, expected_name: str) -> None:
+def check_peer(context: grpc.aio.ServicerContext[Any, Any], expected_name: str) -> None:
     """Refuses a client whose certificate does not carry the expected name.
 
     Raises:
@@ -189,7 +190,9 @@ def _check_plaintext(target: addresses.Address, *, insecure: bool) -> None:
 def _server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
     seen = _Certificates(tls)
     return grpc.dynamic_ssl_server_credentials(
-        seen.configuration(), seen.changed, require_client_authentication=True
+        seen.configuration(),
+        seen.changed,  # type: ignore[arg-type]  # None means unchanged; the stubs forgot it
+        require_client_authentication=True,
     )
 
 

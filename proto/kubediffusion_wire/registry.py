@@ -157,9 +157,10 @@ def remove(name: str, folder: pathlib.Path, *, incarnation: str | None = None) -
     """
     check_name(name)
     path = folder / f"{name}{_SUFFIX}"
-    if incarnation is not None:
-        if not any(entry.incarnation == incarnation for entry in _read_file(path)):
-            return
+    if incarnation is not None and all(
+        entry.incarnation != incarnation for entry in _read_file(path)
+    ):
+        return
     with contextlib.suppress(OSError):
         path.unlink()
 

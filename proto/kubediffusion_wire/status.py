@@ -6,12 +6,15 @@ and metadata, BadRequest for violations, RetryInfo for the delay.
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf import message as protobuf_message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import (  # type: ignore[import-untyped]  # its stubs lack the marker
+    error_details_pb2,
+    status_pb2,
+)
 
 from kubediffusion_wire import errors
 
@@ -51,7 +54,7 @@ def from_rpc_error(error: grpc.RpcError) -> errors.KubediffusionError:
     """
     code: grpc.StatusCode = error.code()
     text: str = error.details() or ""
-    status = _parse_details(error.trailing_metadata() or ())
+    status = _parse_details(error)
     if status is not None:
         rebuilt = _from_status(status, code)
         if rebuilt is not None:
@@ -125,8 +128,9 @@ def _bad_request(
     return details
 
 
-def _parse_details(metadata: Sequence[tuple[str, str | bytes]]) -> status_pb2.Status | None:
-    for key, value in metadata:
+def _parse_details(error: grpc.RpcError) -> status_pb2.Status | None:
+    metadata: Any = error.trailing_metadata()  # pairs; the stubs speak of another class
+    for key, value in metadata or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             with contextlib.suppress(protobuf_message.DecodeError):
                 return status_pb2.Status.FromString(value)

@@ -33,7 +33,16 @@ ITEM_SIZES: Mapping[str, int] = {
 """Bytes of one element by torch's name of the type."""
 
 _TO_WIRE: Mapping[str, worker_pb2.DataType] = {
-    name: worker_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in ITEM_SIZES
+    "bool": worker_pb2.DATA_TYPE_BOOL,
+    "uint8": worker_pb2.DATA_TYPE_UINT8,
+    "int8": worker_pb2.DATA_TYPE_INT8,
+    "int16": worker_pb2.DATA_TYPE_INT16,
+    "int32": worker_pb2.DATA_TYPE_INT32,
+    "int64": worker_pb2.DATA_TYPE_INT64,
+    "float16": worker_pb2.DATA_TYPE_FLOAT16,
+    "bfloat16": worker_pb2.DATA_TYPE_BFLOAT16,
+    "float32": worker_pb2.DATA_TYPE_FLOAT32,
+    "float64": worker_pb2.DATA_TYPE_FLOAT64,
 }
 _FROM_WIRE: Mapping[int, str] = {number: name for name, number in _TO_WIRE.items()}
 
@@ -58,14 +67,17 @@ class TensorData:
         """Returns a writable copy; bfloat16, which numpy lacks, becomes float32 exactly."""
         import numpy
 
+        flat: numpy.ndarray[Any, Any]
         if self.dtype == "bfloat16":
-            upper = numpy.frombuffer(self.data, "<u2").astype("<u4") << 16
-            return upper.view("<f4").reshape(self.shape)
-        if self.dtype == "bool":
+            upper = numpy.frombuffer(self.data, "<u2").astype(numpy.uint32) << 16
+            flat = upper.view(numpy.float32)
+        elif self.dtype == "bool":
             # Bytes other than 0 and 1 would be undefined behaviour in numpy.
-            return (numpy.frombuffer(self.data, "u1") != 0).reshape(self.shape)
-        dtype = numpy.dtype(self.dtype).newbyteorder("<")
-        return numpy.frombuffer(self.data, dtype).reshape(self.shape).astype(self.dtype)
+            flat = numpy.frombuffer(self.data, "u1") != 0
+        else:
+            little = numpy.dtype(self.dtype).newbyteorder("<")
+            flat = numpy.frombuffer(self.data, little).astype(self.dtype)
+        return flat.reshape(self.shape)
 
     def to_torch(self) -> Any:  # torch is no dependency here, so its type cannot be named
         """Returns a torch tensor on the CPU with its own memory.

@@ -4,6 +4,7 @@ Everything here is pure: it takes messages and returns violations.
 """
 
 import difflib
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -180,7 +181,7 @@ def _check_numbers(
         ("strength", 0, 1, ""),
     )
     for field, lowest, highest, unit in bounds:
-        if spec.HasField(field):  # type: ignore[arg-type]  # a name from the table above
+        if spec.HasField(field):
             yield from _check_range(field, getattr(spec, field), lowest, highest, unit)
 
 
@@ -205,8 +206,8 @@ def _check_seed(spec: worker_pb2.GenerationSpec) -> Iterator[Violation]:
 
 def _check_images(spec: worker_pb2.GenerationSpec) -> Iterator[Violation]:
     for field, image in (("image", spec.image), ("mask_image", spec.mask_image)):
-        if spec.HasField(field):  # type: ignore[arg-type]  # one of two literals
-            yield from _caught(lambda f=field, i=image: images.check_message(i, field=f))
+        if spec.HasField(field):
+            yield from _caught(functools.partial(images.check_message, image, field=field))
     if spec.HasField("mask_image") and not spec.HasField("image"):
         yield Violation("mask_image", "must come with an image; found none; add the image")
 
@@ -260,7 +261,7 @@ def _check_accepted(
         return
     names = {parameter.name for parameter in parameters}
     for field in SPEC_PARAMETERS:
-        if not spec.HasField(field):  # type: ignore[arg-type]  # a name of the table
+        if not spec.HasField(field):
             continue
         # One output is what a pipeline without such a parameter makes.
         if field == "num_outputs" and spec.num_outputs == 1:
@@ -268,7 +269,8 @@ def _check_accepted(
         if parameter_of(field, names) is None:
             yield Violation(
                 field,
-                f"must be left out: this pipeline does not accept it; it accepts {_listing(names)}",
+                "must be left out: this pipeline does not accept it; it accepts "
+                f"{_listing(names)}",
             )
 
 
@@ -318,7 +320,7 @@ def _unknown_parameter(
 def _check_value(
     field: str, value: worker_pb2.Value, parameter: worker_pb2.Parameter | None
 ) -> Iterator[Violation]:
-    broken = list(_caught(lambda: values.decode(value, field=field)))
+    broken = list(_caught(functools.partial(values.decode, value, field=field)))
     if broken:
         yield from broken
         return
@@ -358,7 +360,7 @@ def _check_required(
     names = {parameter.name for parameter in parameters}
     given = set(spec.extra_args) | set(WORKER_PARAMETERS)
     for field in SPEC_PARAMETERS:
-        if spec.HasField(field):  # type: ignore[arg-type]  # a name of the table
+        if spec.HasField(field):
             given.add(parameter_of(field, names) or field)
     for parameter in parameters:
         if parameter.is_required and parameter.name not in given:

@@ -253,7 +253,7 @@ def _read_big_integer(text: str, field: str) -> int:
     return int(text)
 
 
-def _from_library(value: object, field: str) -> object:
+def _from_library(value: Any, field: str) -> object:  # the libraries may not be there
     """Turns values of numpy, Pillow and torch into ours; none of these is imported for it."""
     numpy = sys.modules.get("numpy")
     if numpy is not None:
