@@ -90,7 +90,7 @@ class RunOutcome:
     """What a run made, and what it took."""
 
     outputs: tuple[OutputData, ...]
-    """Raw; see `outputs.encode` for what becomes of them off the compute thread."""
+    """Raw; `encodings.encode` turns them into files, off the compute thread."""
     steps: int
     compute_seconds: float
     """Of the whole run."""
