@@ -1,0 +1,1 @@
+"""The command line: generates, starts local workers, and observes what they do."""

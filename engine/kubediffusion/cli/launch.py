@@ -1,0 +1,141 @@
+"""Starts workers on this machine that belong to nobody: no engine, no terminal."""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+
+from kubediffusion_wire import addresses, errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """How to start one worker."""
+
+    name: str
+    address: str
+    """Where it listens."""
+    arguments: tuple[str, ...]
+    """The worker's flags beyond name, address and registry; the user's win over ours."""
+    registry: pathlib.Path
+    log: pathlib.Path
+
+    def command(self) -> tuple[str, ...]:
+        """Answer the command line."""
+        return (
+            sys.executable,
+            *("-m", "kubediffusion_worker"),
+            *("--name", self.name),
+            *("--listen", self.address),
+            *("--registry", str(self.registry)),
+            *self.arguments,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker process that has been started."""
+
+    plan: WorkerPlan
+    process: subprocess.Popen[bytes]
+
+
+def plan(
+    names: Sequence[str], *, folder: pathlib.Path, arguments: Sequence[str], cores: int
+) -> tuple[WorkerPlan, ...]:
+    """Plan a worker for each name; they share the cores unless the user says otherwise.
+
+    Args:
+        names: Free names.
+        folder: The registry, which holds sockets and logs too.
+        arguments: Further flags of the worker.
+        cores: Of this machine.
+    """
+    folder = folder.absolute()
+    threads = (
+        () if has_flag(arguments, "--threads") else ("--threads", str(cores // len(names) or 1))
+    )
+    return tuple(
+        WorkerPlan(
+            name=name,
+            address=socket_address(folder, name),
+            arguments=(*threads, *arguments),
+            registry=folder,
+            log=folder / f"{name}.log",
+        )
+        for name in names
+    )
+
+
+def free_names(taken: Container[str], number: int, prefix: str) -> tuple[str, ...]:
+    """Choose names for new workers: the lowest numbers that nobody has."""
+    return tuple(_free_names(taken, number, prefix))
+
+
+def _free_names(taken: Container[str], number: int, prefix: str) -> Iterator[str]:
+    candidate = 0
+    while number:
+        candidate += 1
+        name = f"{prefix}-{candidate}"
+        if name not in taken:
+            number -= 1
+            yield name
+
+
+def socket_address(folder: pathlib.Path, name: str) -> str:
+    """Choose a Unix socket in a folder, or elsewhere if that path is too long for one."""
+    path = folder / f"{name}.sock"
+    if len(os.fsencode(path)) > addresses.MAX_UNIX_PATH:
+        digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+        path = pathlib.Path(tempfile.gettempdir(), f"kd-{os.getuid()}-{digest}", path.name)
+    return f"unix:{path}"
+
+
+def has_flag(arguments: Sequence[str], flag: str) -> bool:
+    """Tell whether the user gave a flag, in either of its spellings."""
+    return any(word == flag or word.startswith(f"{flag}=") for word in arguments)
+
+
+def start(worker: WorkerPlan) -> Started:
+    """Start a worker in a session of its own, where no Ctrl-C and no hang-up reaches it."""
+    for folder in (worker.registry, *_socket_folder(worker.address)):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with worker.log.open("wb") as log:
+        process = subprocess.Popen(
+            worker.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    return Started(worker, process)
+
+
+def _socket_folder(address: str) -> tuple[pathlib.Path, ...]:
+    path = addresses.parse(address).path
+    return (pathlib.Path(path).parent,) if path else ()
+
+
+def check_running(started: Started) -> None:
+    """Return if the process still runs.
+
+    Raises:
+        kubediffusion_wire.errors.WorkerFailedError: It has ended; says what it said last.
+    """
+    code = started.process.poll()
+    if code is not None:
+        log = started.plan.log
+        raise errors.WorkerFailedError(
+            f"worker {started.plan.name!r} ended with exit code {code}: {last_words(log)}"
+            f" (log: {log})"
+        )
+
+
+def last_words(log: pathlib.Path) -> str:
+    """Answer the last line that a worker wrote, which says why it ended."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

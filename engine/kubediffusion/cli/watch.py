@@ -1,0 +1,56 @@
+"""`kubediffusion watch`: a generation's events, past and coming, until its end."""
+
+import asyncio
+
+import click
+from google.protobuf import json_format
+
+from kubediffusion.cli import displays, exits, fleet, news, observer, options
+from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_wire import identifiers
+
+
+@click.command()
+@click.argument("request_id", metavar="ID")
+@options.reach
+@options.engine_id
+@options.timeout(None, "Stop watching after this long.")
+@options.as_json
+def watch(
+    reach: options.Reach, request_id: str, engine_id: str, timeout: float | None, is_json: bool
+) -> int:
+    """Follow generation ID until it ends: its past first, then live.
+
+    Ending the watch never ends the generation. With --json each event is a line.
+    """
+    identifiers.check_request_id(request_id)
+    last = asyncio.run(_watch(reach, request_id, engine_id, timeout, is_json=is_json))
+    is_bad = last in (news.Kind.FAILED, news.Kind.CANCELLED)
+    return exits.ExitCode.FAILED if is_bad else exits.ExitCode.OK
+
+
+async def _watch(
+    reach: options.Reach, request_id: str, engine_id: str, timeout: float | None, *, is_json: bool
+) -> news.Kind:
+    last = news.Kind.NOTE
+    async with (
+        asyncio.timeout(timeout),
+        fleet.connect(reach, fleet.some_endpoints(reach)) as links,
+    ):
+        with displays.choose(is_silent=is_json) as display:
+            async for event in observer.events(links, request_id, engine_id):
+                if is_json:
+                    click.echo(event_line(event))
+                item = news.of_event(event)
+                display.show(item)
+                last = item.kind
+    return last
+
+
+def event_line(event: worker_pb2.GenerationEvent) -> str:
+    """Write an event as a line of JSON with the wire's names; previews go without pixels."""
+    shown = worker_pb2.GenerationEvent()
+    shown.CopyFrom(event)
+    if shown.HasField("preview"):
+        shown.preview.ClearField("image")
+    return json_format.MessageToJson(shown, preserving_proto_field_name=True, indent=None)

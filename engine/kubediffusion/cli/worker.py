@@ -1,0 +1,223 @@
+"""`kubediffusion worker`: workers on this machine that belong to nobody's engine."""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+
+from kubediffusion.cli import (
+    exits,
+    fleet,
+    launch,
+    observations,
+    options,
+    processes,
+    readiness,
+    text,
+)
+from kubediffusion_wire import errors, registry, validation
+
+_registry_option = click.option(
+    "--registry",
+    "given_folder",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    envvar="KUBEDIFFUSION_REGISTRY",
+    show_envvar=True,
+    metavar="FOLDER",
+    help="Where the workers announce themselves.",
+)
+
+
+@click.group()
+def worker() -> None:
+    """Start, stop or run workers on this machine."""
+
+
+@worker.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="WORKER_FLAGS are those that `kubediffusion worker run --help` shows.",
+)
+@click.option(
+    "-n", "--number", type=click.IntRange(1, 256), default=1, show_default=True, help="How many."
+)
+@click.option(
+    "--model", default="demo", show_default=True, help='Local folder, hub id, or "demo".'
+)
+@click.option(
+    "--name", "prefix", default="worker", show_default=True, help="They are NAME-1, NAME-2 …"
+)
+@_registry_option
+@click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, which stops the workers.")
+@options.timeout(600.0, "The models must be loaded after this long.")
+@options.as_json
+@click.argument("worker_flags", metavar="[WORKER_FLAGS]...", nargs=-1, type=click.UNPROCESSED)
+def start(
+    number: int,
+    model: str,
+    prefix: str,
+    given_folder: pathlib.Path | None,
+    foreground: bool,
+    timeout: float,
+    is_json: bool,
+    worker_flags: tuple[str, ...],
+) -> None:
+    """Start workers that outlive this command and every engine.
+
+    Each gets a Unix socket and a log in the registry folder, and its share of the cores.
+    The command returns when all of them serve.
+    """
+    check_worker_installed()
+    folder = fleet.folder(options.Reach(registry=given_folder))
+    plans = launch.plan(
+        _free_names(folder, number, prefix),
+        folder=folder,
+        arguments=("--model", model, *worker_flags),
+        cores=os.cpu_count() or 1,
+    )
+    with _stopped_on_failure() as started:
+        for plan in plans:
+            started.append(launch.start(plan))
+            click.echo(f"{plan.name}: starting, log in {plan.log}", err=True)
+        views = asyncio.run(readiness.wait_serving(started, timeout=timeout, on_serving=_tell))
+        if is_json:
+            click.echo(json.dumps([observations.as_json(view) for view in views], indent=2))
+        if foreground:
+            _stay(started)
+
+
+def check_worker_installed() -> None:
+    """Return if a worker can be started with this Python.
+
+    Raises:
+        click.ClickException: Its libraries are not installed.
+    """
+    for module in ("torch", "diffusers"):
+        if importlib.util.find_spec(module) is None:
+            raise click.ClickException(
+                f"a worker needs {module}, which is not installed:"
+                " pip install 'kubediffusion[worker]'"
+            )
+
+
+def _free_names(folder: pathlib.Path, number: int, prefix: str) -> tuple[str, ...]:
+    registry.check_name(f"{prefix}-1")
+    taken = {entry.name for entry in registry.read(folder)}
+    return launch.free_names(taken, number, prefix)
+
+
+def _tell(view: observations.WorkerView) -> None:
+    click.echo(
+        f"{view.name}: serves {view.model} on {view.device} at {view.address}"
+        f" (pid {view.process_id}) after {text.seconds(view.uptime_seconds or 0.0)}",
+        err=True,
+    )
+
+
+@contextlib.contextmanager
+def _stopped_on_failure() -> Iterator[list[launch.Started]]:
+    """Leave no worker of a start that failed or was interrupted."""
+    started: list[launch.Started] = []
+    try:
+        yield started
+    except BaseException:
+        for item in started:
+            item.process.kill()
+            item.process.wait()
+        raise
+
+
+def _stay(started: Sequence[launch.Started]) -> None:
+    click.echo("Ctrl-C stops them.", err=True)
+    try:
+        while True:
+            for item in started:
+                launch.check_running(item)
+            signal.sigtimedwait([], 1.0)
+    except KeyboardInterrupt:
+        click.echo("stopping", err=True)
+        _stop([item.process.pid for item in started], timeout=60.0, is_killing=True)
+
+
+@worker.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All workers in the registry.")
+@_registry_option
+@click.option("--kill", "is_killing", is_flag=True, help="Kill those left after --timeout.")
+@options.timeout(60.0, "They must have ended after this long.")
+@options.as_json
+def stop(
+    names: tuple[str, ...],
+    is_all: bool,
+    given_folder: pathlib.Path | None,
+    is_killing: bool,
+    timeout: float,
+    is_json: bool,
+) -> int:
+    """Stop workers: they finish what they run, keep results until fetched, and end.
+
+    Without a NAME it stops the one worker that there is.
+    """
+    if names and is_all:
+        raise click.UsageError("--all leaves no names to say")
+    folder = fleet.folder(options.Reach(registry=given_folder))
+    entries = choose(registry.read(folder), names)
+    if not entries:
+        click.echo(f"No worker is announced in {str(folder)!r}.", err=True)
+    if len(entries) > 1 and not names and not is_all:
+        known = ", ".join(entry.name for entry in entries)
+        raise click.UsageError(f"there are several workers ({known}): name some, or say --all")
+    left = _stop([entry.pid for entry in entries], timeout=timeout, is_killing=is_killing)
+    rows = [{"name": e.name, "pid": e.pid, "is_stopped": e.pid not in left} for e in entries]
+    if is_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        for row in rows:
+            state = "stopped" if row["is_stopped"] else "still running"
+            click.echo(f"{row['name']}: {state} (pid {row['pid']})")
+    if left:
+        click.echo(f"not ended after {timeout:g} s; --kill would end them", err=True)
+    return exits.ExitCode.TIMEOUT if left else exits.ExitCode.OK
+
+
+def choose(entries: Sequence[registry.Entry], names: Sequence[str]) -> tuple[registry.Entry, ...]:
+    """Choose workers by name, or all where none is named.
+
+    Raises:
+        kubediffusion_wire.errors.InvalidRequestError: There is no such worker; the nearest
+            names are in the message.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    for name in names:
+        if name not in by_name:
+            near = validation.nearest(name, by_name)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise errors.InvalidRequestError(f"there is no worker {name!r}{hint}")
+    return tuple(by_name[name] for name in dict.fromkeys(names)) or tuple(entries)
+
+
+def _stop(process_ids: Sequence[int], *, timeout: float, is_killing: bool) -> tuple[int, ...]:
+    processes.send(process_ids, signal.SIGTERM)
+    left = processes.wait_ended(process_ids, timeout=timeout)
+    if left and is_killing:
+        processes.send(left, signal.SIGKILL)
+        left = processes.wait_ended(left, timeout=timeout)
+    return left
+
+
+@worker.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
+@click.argument("worker_flags", metavar="[WORKER_FLAGS]...", nargs=-1, type=click.UNPROCESSED)
+def run(worker_flags: tuple[str, ...]) -> None:
+    """Be a worker, in the foreground: the same as `kubediffusion-worker`."""
+    check_worker_installed()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "kubediffusion_worker", *worker_flags])
