@@ -10,7 +10,7 @@ import copy
 import hashlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc.aio
 from google.protobuf import message as protobuf_message
@@ -29,7 +29,7 @@ _DATA_TAG = b"\x0a"
 Header = TypeVar("Header", worker_pb2.Result, worker_pb2.CheckpointInfo)
 
 
-def frame_data(data: bytes | bytearray | memoryview) -> bytes:
+def frame_data(data: "bytes | bytearray | memoryview[Any]") -> bytes:
     """Returns the message `{bytes data = 1}` of some bytes."""
     return b"".join((_DATA_TAG, _varint(memoryview(data).nbytes), data))
 

@@ -169,7 +169,8 @@ def is_alive(entry: Entry, *, now: float) -> bool:
     """Tells whether a worker is there by what its file says, at unix seconds `now`."""
     allowed = max(STALE_SECONDS, 5 * entry.heartbeat)
     # A file from the future, after the clock was set back, counts as fresh for as long.
-    if abs(now - entry.updated) > allowed:
+    # Written so that NaN is stale.
+    if not abs(now - entry.updated) <= allowed:
         return False
     return entry.host != socket.gethostname() or _process_exists(entry.pid)
 
@@ -177,9 +178,9 @@ def is_alive(entry: Entry, *, now: float) -> bool:
 def _process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (PermissionError, OverflowError):
+    except PermissionError:
         return True
     return True
 

@@ -389,12 +389,14 @@ def _describe(value: worker_pb2.Value) -> str:
     name = _KIND_NAMES[kind]
     if kind in ("boolean", "integer", "number"):
         return f"{getattr(value, kind)!r} ({name})"
-    if kind in ("text", "data", "big_integer"):
-        return f"a {name} of length {len(getattr(value, kind))}"
+    if kind in ("text", "data"):
+        return f"{name} of length {len(getattr(value, kind))}"
+    if kind == "big_integer":
+        return f"{name} of {len(value.big_integer)} digits"
     if kind == "list":
-        return f"a {'tuple' if value.list.is_tuple else 'list'} of {len(value.list.items)}"
+        return f"{'tuple' if value.list.is_tuple else 'list'} of {len(value.list.items)}"
     if kind == "map":
-        return f"a dict of {len(value.map.entries)}"
+        return f"{name} of {len(value.map.entries)}"
     return name
 
 

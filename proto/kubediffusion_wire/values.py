@@ -99,7 +99,8 @@ class _Budget:
         self._size += size
         if depth > self._limits.depth:
             raise errors.InvalidRequestError.at(
-                field, f"must have at most {self._limits.depth} levels of lists and dicts"
+                field,
+                f"must have at most {self._limits.depth} levels of lists and dicts; found more",
             )
         if self._items > self._limits.items:
             raise _too_large(field, f"{self._limits.items} values")
