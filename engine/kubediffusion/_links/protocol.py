@@ -8,9 +8,11 @@ Everything durable (journal, placement, retries, re-attachment) is built once, a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from kubediffusion_wire import errors
 
 if TYPE_CHECKING:
     from kubediffusion_proto.v1 import worker_pb2
@@ -152,6 +154,21 @@ class WorkerLink(Protocol):
         ...
 
 
+@runtime_checkable
+class PythonCaller(Protocol):
+    """A link that can call methods with objects that have no form on the wire."""
+
+    async def call_python(
+        self,
+        method: str,
+        args: Sequence[Any],  # Any: whatever the worker's method takes and returns
+        kwargs: Mapping[str, Any],
+        timeout: float | None = None,
+    ) -> Any:
+        """Call a method; the deadline is as with `WorkerLink.call_method`."""
+        ...
+
+
 class LinkSource(Protocol):
     """Tells which links an executor has."""
 
@@ -165,3 +182,16 @@ class LinkSource(Protocol):
         down.
         """
         ...
+
+
+def check_announced(announced: worker_pb2.Result | None, found: worker_pb2.Result) -> None:
+    """Refuse a result that is not the one an event told of.
+
+    Raises:
+        CorruptDataError: The digests differ.
+    """
+    if announced is not None and announced.sha256 != found.sha256:
+        raise errors.CorruptDataError(
+            f"an event announced a result with sha256 {announced.sha256!r:.80}; "
+            f"found {found.sha256!r:.80}"
+        )

@@ -1,0 +1,244 @@
+"""The link to a worker in another process, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
+
+from google.protobuf import message
+
+from kubediffusion._links import deadlines, protocol
+from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_wire import channels, chunks, errors, status
+
+Answer = TypeVar("Answer", bound=message.Message)
+
+
+class RemoteLink:
+    """Talks to one address over two connections, one of them for bulk data alone.
+
+    gRPC connects when a call needs it and again after a loss, so the link survives cuts
+    and restarts of the worker. Build it on the event loop that will use it.
+
+    Args:
+        name: The worker's.
+        address: `host:port` or `unix:/path`.
+        tls: Mutual TLS; never used on a Unix socket.
+        insecure: Allows plaintext to another machine.
+        limits: Of the unary calls.
+
+    Raises:
+        InvalidRequestError: No such address, or plaintext that is not allowed.
+        UntrustedPeerError: A TLS file cannot be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        tls: channels.TlsFiles | None = None,
+        insecure: bool = False,
+        limits: deadlines.Deadlines | None = None,
+    ) -> None:
+        self._name = name
+        self._address = address
+        self._deadlines = limits or deadlines.Deadlines()
+        self._control = channels.open_channel(address, tls=tls, insecure=insecure)
+        self._bulk = channels.open_channel(address, tls=tls, insecure=insecure, bulk=True)
+        self._is_gone = False
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._name
+
+    @property
+    def address(self) -> str:
+        """`host:port` or `unix:/path`."""
+        return self._address
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the worker is known to be dead for good."""
+        return self._is_gone
+
+    def mark_gone(self) -> None:
+        """Take note that the worker is dead for good; calls fail at once from now on."""
+        self._is_gone = True
+
+    async def get_worker(self, engine_id: str = "") -> worker_pb2.GetWorkerResponse:
+        """Describe the worker."""
+        return await self._call(
+            "GetWorker",
+            worker_pb2.GetWorkerRequest(engine_id=engine_id),
+            worker_pb2.GetWorkerResponse,
+            self._deadlines.describe,
+        )
+
+    async def submit_generation(
+        self, request: worker_pb2.SubmitGenerationRequest
+    ) -> worker_pb2.SubmitGenerationResponse:
+        """Hand a generation to the worker."""
+        return await self._call(
+            "SubmitGeneration",
+            request,
+            worker_pb2.SubmitGenerationResponse,
+            self._deadlines.submit,
+        )
+
+    def watch_generations(
+        self, request: worker_pb2.WatchGenerationsRequest
+    ) -> AsyncIterator[worker_pb2.WatchGenerationsResponse]:
+        """Replay and follow events, without a deadline."""
+        return self._stream("WatchGenerations", request, worker_pb2.WatchGenerationsResponse)
+
+    def list_generations(
+        self, request: worker_pb2.ListGenerationsRequest
+    ) -> AsyncIterator[worker_pb2.ListGenerationsResponse]:
+        """List the generations that the worker holds."""
+        return self._stream(
+            "ListGenerations",
+            request,
+            worker_pb2.ListGenerationsResponse,
+            self._deadlines.submit,
+        )
+
+    async def fetch_result(
+        self, engine_id: str, request_id: str, header: worker_pb2.Result | None = None
+    ) -> protocol.FetchedResult:
+        """Fetch a whole result into one buffer, resuming where a stream breaks."""
+        request = worker_pb2.FetchResultRequest(engine_id=engine_id, request_id=request_id)
+        with self._calling():
+            found, data = await chunks.fetch(self._bulk, chunks.FETCH_RESULT, request)
+        protocol.check_announced(header, found)
+        return protocol.FetchedResult(header=found, data=data)
+
+    async def ack_generation(
+        self, request: worker_pb2.AckGenerationRequest
+    ) -> worker_pb2.AckGenerationResponse:
+        """Let the worker forget a generation."""
+        return await self._control_call("AckGeneration", request, worker_pb2.AckGenerationResponse)
+
+    async def cancel_generation(
+        self, request: worker_pb2.CancelGenerationRequest
+    ) -> worker_pb2.CancelGenerationResponse:
+        """Ask for a cancel."""
+        return await self._control_call(
+            "CancelGeneration", request, worker_pb2.CancelGenerationResponse
+        )
+
+    async def pause_generation(
+        self, request: worker_pb2.PauseGenerationRequest
+    ) -> worker_pb2.PauseGenerationResponse:
+        """Park a generation at its next boundary."""
+        return await self._control_call(
+            "PauseGeneration", request, worker_pb2.PauseGenerationResponse
+        )
+
+    async def unpause_generation(
+        self, request: worker_pb2.UnpauseGenerationRequest
+    ) -> worker_pb2.UnpauseGenerationResponse:
+        """Let a parked generation go on."""
+        return await self._control_call(
+            "UnpauseGeneration", request, worker_pb2.UnpauseGenerationResponse
+        )
+
+    async def call_method(
+        self, request: worker_pb2.CallMethodRequest, timeout: float | None = None
+    ) -> worker_pb2.CallMethodResponse:
+        """Call a method of the worker's allow-list."""
+        seconds = self._deadlines.method if timeout is None else timeout
+        return await self._call("CallMethod", request, worker_pb2.CallMethodResponse, seconds)
+
+    async def load_adapter(
+        self, request: worker_pb2.LoadAdapterRequest
+    ) -> worker_pb2.LoadAdapterResponse:
+        """Load a LoRA adapter."""
+        return await self._call(
+            "LoadAdapter", request, worker_pb2.LoadAdapterResponse, self._deadlines.adapter
+        )
+
+    async def unload_adapter(
+        self, request: worker_pb2.UnloadAdapterRequest
+    ) -> worker_pb2.UnloadAdapterResponse:
+        """Remove a LoRA adapter."""
+        return await self._call(
+            "UnloadAdapter", request, worker_pb2.UnloadAdapterResponse, self._deadlines.adapter
+        )
+
+    async def list_adapters(
+        self, request: worker_pb2.ListAdaptersRequest
+    ) -> worker_pb2.ListAdaptersResponse:
+        """List the resident LoRA adapters."""
+        return await self._control_call("ListAdapters", request, worker_pb2.ListAdaptersResponse)
+
+    async def close(self) -> None:
+        """Close both connections; calls under way fail with `WorkerGoneError`."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._control.close()
+        await self._bulk.close()
+
+    async def _control_call(
+        self, method: str, request: message.Message, answer: type[Answer]
+    ) -> Answer:
+        return await self._call(method, request, answer, self._deadlines.control)
+
+    async def _call(
+        self, method: str, request: message.Message, answer: type[Answer], timeout: float
+    ) -> Answer:
+        with self._calling():
+            call = self._control.unary_unary(
+                _path(method),
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=answer.FromString,
+            )
+            response: Answer = await call(request, timeout=timeout)
+            return response
+
+    async def _stream(
+        self,
+        method: str,
+        request: message.Message,
+        answer: type[Answer],
+        timeout: float | None = None,
+    ) -> AsyncIterator[Answer]:
+        with self._calling():
+            call = self._control.unary_stream(
+                _path(method),
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=answer.FromString,
+            )
+            async with contextlib.aclosing(
+                status.map_stream(call(request, timeout=timeout))
+            ) as items:
+                async for item in items:
+                    yield item
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Surround a call: refuse it where it cannot work, and translate what it raises."""
+        if self._is_gone:
+            raise errors.WorkerGoneError(f"worker {self._name!r} has ended")
+        if self._is_closed:
+            raise errors.WorkerGoneError(f"the connection to {self._name!r} was closed here")
+        try:
+            with status.map_errors():
+                yield
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            # gRPC tells of a closed channel with the same exception as of a cancelled task.
+            if self._is_closed and task is not None and not task.cancelling():
+                raise errors.WorkerGoneError(
+                    f"the connection to {self._name!r} was closed here"
+                ) from error
+            raise
+
+
+def _path(method: str) -> str:
+    return f"/kubediffusion.v1.WorkerService/{method}"
