@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from kubediffusion import errors
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -26,12 +28,11 @@ STOP_TIMEOUT = 5.0
 """Seconds that pending work gets to end after it was cancelled."""
 
 
-class ForkedProcessError(RuntimeError):
-    """An engine was used in a process forked from the one that built it."""
+class ForkedProcessError(errors.GiveUpError, RuntimeError):
+    """Is raised when an engine is used in a process forked from the one that built it."""
 
-
-class LoopClosedError(RuntimeError):
-    """An engine was used after it had been closed."""
+    status_code = "FAILED_PRECONDITION"
+    reason = "FORKED_PROCESS"
 
 
 class _LoopThread:
@@ -65,6 +66,7 @@ class _LoopThread:
     async def _wind_down(self, timeout: float) -> None:
         await _cancel(asyncio.all_tasks() - {asyncio.current_task()}, timeout)
         await self.loop.shutdown_asyncgens()
+        await self.loop.shutdown_default_executor()
 
 
 async def _cancel(tasks: set[asyncio.Task[Any]], timeout: float) -> None:  # Any: any result
@@ -100,8 +102,9 @@ class _Process:
             thread.shares -= 1
             if thread.shares or self.thread is not thread:
                 return
+            # Under the lock: an engine that is built now must not start a second loop.
+            thread.end(timeout)
             self.thread = None
-        thread.end(timeout)
 
     def after_fork_in_child(self) -> None:
         self.has_forked_from_engine = self.has_forked_from_engine or self.thread is not None
@@ -143,6 +146,11 @@ class EngineLoop:
         return self._thread is None
 
     @property
+    def is_usable(self) -> bool:
+        """Whether it is open, and in the process that built it."""
+        return self._thread is not None and os.getpid() == self._process_id
+
+    @property
     def is_current(self) -> bool:
         """Whether the caller runs on the loop's own thread."""
         return self._thread is not None and threading.current_thread() is self._thread.thread
@@ -152,7 +160,7 @@ class EngineLoop:
 
         Raises:
             ForkedProcessError: This is a forked child of the process that built this.
-            LoopClosedError: `close` has been called.
+            errors.EngineClosedError: `close` has been called.
         """
         if os.getpid() != self._process_id:
             raise ForkedProcessError(
@@ -161,19 +169,19 @@ class EngineLoop:
                 "each process and start processes with the 'spawn' method"
             )
         if self._thread is None:
-            raise LoopClosedError(_CLOSED)
+            raise errors.EngineClosedError(_CLOSED)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine on the loop; cancelling the future cancels it.
 
         Raises:
             ForkedProcessError: This is a forked child of the process that built this.
-            LoopClosedError: `close` has been called.
+            errors.EngineClosedError: `close` has been called.
         """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
             self.call_soon(self._start, coroutine, future)
-        except RuntimeError:
+        except (errors.EngineClosedError, ForkedProcessError):
             coroutine.close()  # Else Python warns that it was never awaited.
             raise
         return future
@@ -188,7 +196,7 @@ class EngineLoop:
         Raises:
             TimeoutError: The coroutine did not end within `timeout`.
             ForkedProcessError: This is a forked child of the process that built this.
-            LoopClosedError: `close` has been called.
+            errors.EngineClosedError: `close` has been called.
         """
         if self.is_current:
             coroutine.close()
@@ -197,7 +205,7 @@ class EngineLoop:
         try:
             return future.result(timeout)
         except concurrent.futures.CancelledError:
-            raise LoopClosedError("the engine was closed during the call") from None
+            raise errors.EngineClosedError("the engine was closed during the call") from None
         finally:
             future.cancel()  # Matters after a timeout or an interrupt; else it has ended.
 
@@ -206,16 +214,16 @@ class EngineLoop:
 
         Raises:
             ForkedProcessError: This is a forked child of the process that built this.
-            LoopClosedError: `close` has been called.
+            errors.EngineClosedError: `close` has been called.
         """
         self.check_usable()
         thread = self._thread
         try:
             if thread is None:  # Closed by another thread just now.
-                raise LoopClosedError(_CLOSED)
+                raise errors.EngineClosedError(_CLOSED)
             thread.loop.call_soon_threadsafe(callback, *args)
         except RuntimeError as error:  # asyncio's own for a closed loop.
-            raise LoopClosedError(_CLOSED) from error
+            raise errors.EngineClosedError(_CLOSED) from error
 
     def close(self, timeout: float = STOP_TIMEOUT) -> None:
         """Cancel what was started through this share; end the thread with the last share.
