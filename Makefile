@@ -13,7 +13,7 @@ TORCH_REQUIREMENT ?= torch
 export PYTHON TORCH_REQUIREMENT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest check bench proto clean environment-check
+.PHONY: help demo test test-lowest check bench proto reference clean environment-check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -39,6 +39,10 @@ proto: ## Generate the code of the wire
 	@tools/environment.sh proto
 	@tools/proto.sh generate
 
+reference: ## Bring the tables of docs/reference up to date
+	@tools/environment.sh check
+	@$(BIN)/python tools/reference.py
+
 clean: ## Remove what the other targets made
 	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf build dist site out .bench
@@ -57,7 +61,7 @@ test-lowest: ## Run the unit tests with the oldest dependencies we allow
 # ---------------------------------------------------------------- single checks
 
 CHECKS := check-ruff check-format check-mypy check-pyright check-imports check-wire \
-  check-links check-layout check-package check-shell
+  check-links check-reference check-layout check-package check-shell
 .PHONY: $(CHECKS)
 $(CHECKS): environment-check
 
@@ -86,6 +90,9 @@ check-wire:
 
 check-links:
 	$(BIN)/python tools/check_links.py
+
+check-reference:
+	$(BIN)/python tools/reference.py --check
 
 check-layout:
 	$(BIN)/pytest --quiet tests/unit/project
