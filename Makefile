@@ -27,7 +27,7 @@ test: ## Run the tests
 	@tools/environment.sh test
 	@$(BIN)/pytest $(ARGS)
 
-check: ## Run every check but the tests
+check: environment-check ## Run every check but the tests
 	@$(MAKE) --no-print-directory --keep-going --output-sync=target -j2 $(CHECKS)
 	@echo "All checks passed."
 
