@@ -1,7 +1,7 @@
 """Shows how generations get on: bars in a terminal, lines in a pipe, nothing for scripts."""
 
 import sys
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 import click
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Display(Protocol):
-    """Shows generations on stderr; used as a context manager."""
+    """Shows generations; used as a context manager."""
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -31,15 +31,20 @@ class Display(Protocol):
         ...
 
 
-def choose(*, is_silent: bool) -> Display:
-    """Choose what fits stderr.
+def choose(
+    *, is_silent: bool = False, is_terse: bool = False, to: TextIO | None = None
+) -> Display:
+    """Choose what fits where it is shown.
 
     Args:
         is_silent: Show nothing, because a script reads.
+        is_terse: Where lines cannot be overwritten, tell of ends alone.
+        to: The stream; stderr where it is absent, because results are on stdout.
     """
+    stream = to or sys.stderr
     if is_silent:
         return SilentDisplay()
-    return BarDisplay() if sys.stderr.isatty() else LineDisplay()
+    return BarDisplay(stream) if stream.isatty() else LineDisplay(stream, is_terse=is_terse)
 
 
 class SilentDisplay:
@@ -62,7 +67,9 @@ class SilentDisplay:
 class LineDisplay:
     """Writes a line for every change that matters."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO, *, is_terse: bool) -> None:
+        self._stream = stream
+        self._is_terse = is_terse
         self._digest = news.Digest()
 
     def __enter__(self) -> Self:
@@ -74,19 +81,21 @@ class LineDisplay:
 
     def show(self, item: news.News) -> None:
         """Write a line if it is worth one."""
-        for line in self._digest.lines(item):
-            self.say(line)
+        if item.is_last or not self._is_terse:
+            for line in self._digest.lines(item):
+                self.say(line)
 
     def say(self, line: str) -> None:
-        """Write the line."""
-        click.echo(line, err=True)
+        """Write the line at once, for who reads along."""
+        click.echo(line, file=self._stream)
+        self._stream.flush()
 
 
 class BarDisplay:
     """Draws a bar for each generation."""
 
-    def __init__(self) -> None:
-        self._bars = _make_bars()
+    def __init__(self, stream: TextIO) -> None:
+        self._bars = _make_bars(stream)
         self._tasks: dict[str, progress.TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -100,25 +109,30 @@ class BarDisplay:
 
     def show(self, item: news.News) -> None:
         """Move the generation's bar."""
-        task = self._tasks.get(item.request_id)
-        if task is None:
-            task = self._bars.add_task(item.request_id, total=None, note="")
-            self._tasks[item.request_id] = task
-        if item.kind is news.Kind.STEP:
-            left = "" if item.eta_seconds is None else f"{text.seconds(item.eta_seconds)} left"
-            self._bars.update(task, completed=item.step, total=item.total or None, note=left)
-            return
-        self._bars.update(task, note=item.detail or item.kind.value)
-        if item.kind is news.Kind.SUCCEEDED:
-            total = self._bars.tasks[self._bars.task_ids.index(task)].total or 1
-            self._bars.update(task, completed=total, total=total, note=item.detail or "done")
+        task = self._task(item.request_id)
+        match item.kind:
+            case news.Kind.STEP:
+                left = "" if item.eta_seconds is None else f"{text.seconds(item.eta_seconds)} left"
+                self._bars.update(task, completed=item.step, total=item.total or None, note=left)
+            case news.Kind.SUCCEEDED:
+                total = self._bars.tasks[task].total or 1
+                note = item.detail or "done"
+                self._bars.update(task, completed=total, total=total, note=note)
+            case _:
+                self._bars.update(task, note=item.detail or item.kind.value)
 
     def say(self, line: str) -> None:
         """Write the line above the bars."""
-        self._bars.console.print(line, highlight=False, markup=False)
+        self._bars.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _task(self, request_id: str) -> "progress.TaskID":
+        if request_id not in self._tasks:
+            # Without a total the bar pulses, which means "waiting" here.
+            self._tasks[request_id] = self._bars.add_task(request_id, total=None, note="")
+        return self._tasks[request_id]
 
 
-def _make_bars() -> "progress.Progress":
+def _make_bars(stream: TextIO) -> "progress.Progress":
     # rich takes 60 ms to import, which only a terminal pays.
     from rich import console, progress
 
@@ -127,5 +141,5 @@ def _make_bars() -> "progress.Progress":
         progress.BarColumn(bar_width=28),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[note]}", style="dim"),
-        console=console.Console(stderr=True),
+        console=console.Console(file=stream),
     )

@@ -1,14 +1,17 @@
 """Starts workers on this machine that belong to nobody: no engine, no terminal."""
 
 import hashlib
+import itertools
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from kubediffusion import _config
+from kubediffusion.executors import command
 from kubediffusion_wire import addresses, errors
 
 
@@ -23,6 +26,8 @@ class WorkerPlan:
     """The worker's flags beyond name, address and registry; the user's win over ours."""
     registry: pathlib.Path
     log: pathlib.Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to this process's own."""
 
     def command(self) -> tuple[str, ...]:
         """Answer the command line."""
@@ -45,29 +50,54 @@ class Started:
 
 
 def plan(
-    names: Sequence[str], *, folder: pathlib.Path, arguments: Sequence[str], cores: int
+    names: Sequence[str],
+    *,
+    folder: pathlib.Path,
+    model: str,
+    arguments: Sequence[str],
+    machine: command.Machine,
 ) -> tuple[WorkerPlan, ...]:
-    """Plan a worker for each name; they share the cores unless the user says otherwise.
+    """Plan a worker for each name; they share GPUs or cores unless the user says otherwise.
 
     Args:
         names: Free names.
         folder: The registry, which holds sockets and logs too.
+        model: What to load.
         arguments: Further flags of the worker.
-        cores: Of this machine.
+        machine: Where they will run.
+
+    Raises:
+        kubediffusion.errors.ConfigError: There are fewer GPUs than workers.
     """
     folder = folder.absolute()
-    threads = (
-        () if has_flag(arguments, "--threads") else ("--threads", str(cores // len(names) or 1))
+    device, threads = flag_value(arguments, "--device"), flag_value(arguments, "--threads")
+    config = _config.OmniDiffusionConfig(
+        num_gpus=len(names), device=device or "auto", threads=0 if threads else None
     )
     return tuple(
         WorkerPlan(
             name=name,
             address=socket_address(folder, name),
-            arguments=(*threads, *arguments),
+            arguments=(
+                *("--model", model),
+                *(() if threads else command.thread_flags(config, share)),
+                *arguments,
+            ),
+            environment=share,
             registry=folder,
             log=folder / f"{name}.log",
         )
-        for name in names
+        for name, share in zip(names, command.shares(config, machine), strict=True)
+    )
+
+
+def this_machine() -> command.Machine:
+    """Look at what workers on this machine have to share."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return command.Machine(
+        cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
+        device_files=sorted(os.listdir("/dev")),
+        environment=dict(os.environ),
     )
 
 
@@ -95,22 +125,35 @@ def socket_address(folder: pathlib.Path, name: str) -> str:
     return f"unix:{path}"
 
 
-def has_flag(arguments: Sequence[str], flag: str) -> bool:
-    """Tell whether the user gave a flag, in either of its spellings."""
-    return any(word == flag or word.startswith(f"{flag}=") for word in arguments)
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    """Find what the user gave for a flag, in either of its spellings."""
+    for word, following in itertools.zip_longest(arguments, arguments[1:]):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
 
 
-def start(worker: WorkerPlan) -> Started:
-    """Start a worker in a session of its own, where no Ctrl-C and no hang-up reaches it."""
+def start(worker: WorkerPlan, *arguments: str, pass_fds: Sequence[int] = ()) -> Started:
+    """Start a worker in a session of its own, where no Ctrl-C and no hang-up reaches it.
+
+    Args:
+        worker: What to start.
+        arguments: Flags of this one process.
+        pass_fds: File descriptors that the worker gets under the same numbers.
+    """
     for folder in (worker.registry, *_socket_folder(worker.address)):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with worker.log.open("wb") as log:
         process = subprocess.Popen(
-            worker.command(),
+            [*worker.command(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env={**os.environ, **worker.environment},
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     return Started(worker, process)
 

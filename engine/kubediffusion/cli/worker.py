@@ -51,7 +51,7 @@ def worker() -> None:
     "--model", default="demo", show_default=True, help='Local folder, hub id, or "demo".'
 )
 @click.option(
-    "--name", "prefix", default="worker", show_default=True, help="They are NAME-1, NAME-2 …"
+    "--name", metavar="NAME", help="NAME of one, NAME-1, NAME-2 … of several.  [default: worker-…]"
 )
 @_registry_option
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, which stops the workers.")
@@ -61,7 +61,7 @@ def worker() -> None:
 def start(
     number: int,
     model: str,
-    prefix: str,
+    name: str | None,
     given_folder: pathlib.Path | None,
     foreground: bool,
     timeout: float,
@@ -70,16 +70,17 @@ def start(
 ) -> None:
     """Start workers that outlive this command and every engine.
 
-    Each gets a Unix socket and a log in the registry folder, and its share of the cores.
-    The command returns when all of them serve.
+    Each gets a Unix socket and a log in the registry folder, and its share of GPUs or
+    cores. The command returns when all of them serve.
     """
     check_worker_installed()
     folder = fleet.folder(options.Reach(registry=given_folder))
     plans = launch.plan(
-        _free_names(folder, number, prefix),
+        choose_names(folder, number, name),
         folder=folder,
-        arguments=("--model", model, *worker_flags),
-        cores=os.cpu_count() or 1,
+        model=model,
+        arguments=worker_flags,
+        machine=launch.this_machine(),
     )
     with _stopped_on_failure() as started:
         for plan in plans:
@@ -106,10 +107,19 @@ def check_worker_installed() -> None:
             )
 
 
-def _free_names(folder: pathlib.Path, number: int, prefix: str) -> tuple[str, ...]:
-    registry.check_name(f"{prefix}-1")
+def choose_names(folder: pathlib.Path, number: int, given: str | None) -> tuple[str, ...]:
+    """Choose names that no worker in the registry has.
+
+    Raises:
+        kubediffusion_wire.errors.InvalidRequestError: The given name is none, or taken.
+    """
+    registry.check_name(f"{given or 'worker'}-1")
     taken = {entry.name for entry in registry.read(folder)}
-    return launch.free_names(taken, number, prefix)
+    if given is None or number > 1:
+        return launch.free_names(taken, number, given or "worker")
+    if given in taken:
+        raise errors.InvalidRequestError(f"there is a worker {given!r} already")
+    return (given,)
 
 
 def _tell(view: observations.WorkerView) -> None:

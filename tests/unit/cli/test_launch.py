@@ -5,11 +5,13 @@ import sys
 import pytest
 
 from kubediffusion.cli import launch
+from kubediffusion.executors import command
 from kubediffusion_wire import addresses, errors
 
 
-def plan(tmp_path, names=("w-1",), arguments=(), cores=2):
-    return launch.plan(names, folder=tmp_path, arguments=arguments, cores=cores)
+def plan(tmp_path, names=("w-1",), arguments=(), cores=2, devices=(), environment=None):
+    machine = command.Machine(cores=cores, device_files=devices, environment=environment or {})
+    return launch.plan(names, folder=tmp_path, model="demo", arguments=arguments, machine=machine)
 
 
 def test_new_workers_get_the_lowest_numbers_that_nobody_has():
@@ -27,16 +29,43 @@ def test_a_socket_whose_path_is_too_long_lies_elsewhere_and_each_folder_has_its_
     assert addresses.parse(first) != addresses.parse(second)
 
 
-def test_workers_share_the_cores(tmp_path):
-    for cores, number, threads in ((8, 2, "4"), (2, 3, "1")):
-        names = tuple(f"w-{i}" for i in range(number))
-        command = plan(tmp_path, names, cores=cores)[0].command()
-        assert command[command.index("--threads") + 1] == threads
+@pytest.mark.parametrize(("cores", "number", "threads"), [(8, 2, "4"), (2, 3, "1")])
+def test_workers_share_the_cores(tmp_path, cores, number, threads):
+    names = tuple(f"w-{i}" for i in range(number))
+    words = plan(tmp_path, names, cores=cores)[0].command()
+    assert words[words.index("--threads") + 1] == threads
+
+
+def test_one_worker_alone_takes_what_torch_takes(tmp_path):
+    assert "--threads" not in plan(tmp_path)[0].command()
 
 
 def test_the_user_may_choose_the_threads(tmp_path):
-    command = plan(tmp_path, arguments=("--threads=3",))[0].command()
-    assert [word for word in command if "--threads" in word] == ["--threads=3"]
+    words = plan(tmp_path, ("a", "b"), arguments=("--threads=3",))[0].command()
+    assert [word for word in words if "--threads" in word] == ["--threads=3"]
+
+
+def test_each_worker_gets_a_gpu_of_its_own(tmp_path):
+    plans = plan(tmp_path, ("a", "b"), devices=("nvidia0", "nvidia1"))
+    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in plans] == ["0", "1"]
+
+
+def test_more_workers_than_gpus_are_refused(tmp_path):
+    with pytest.raises(errors.FixRequestError, match="at most 1"):
+        plan(tmp_path, ("a", "b"), devices=("nvidia0",))
+
+
+def test_gpus_do_not_matter_to_workers_on_the_cpu(tmp_path):
+    plans = plan(tmp_path, ("a", "b"), arguments=("--device", "cpu"), devices=("nvidia0",))
+    assert "CUDA_VISIBLE_DEVICES" not in plans[0].environment
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [(("--x", "1"), "1"), (("--x=1",), "1"), (("--y", "1"), None), (("--x",), None)],
+)
+def test_flags_are_found_in_both_spellings(arguments, value):
+    assert launch.flag_value(arguments, "--x") == value
 
 
 def test_the_flags_of_the_user_come_last_so_that_they_win(tmp_path):
