@@ -30,6 +30,7 @@ class DiffusionExecutor(abc.ABC):
     def __init__(self, config: _config.OmniDiffusionConfig) -> None:
         self.config = config
         self._failures = failures.FailureCallbacks()
+        self._foreign_links: protocol.LinkSource | None = None
         self._init_executor()
 
     @property
@@ -62,7 +63,9 @@ class DiffusionExecutor(abc.ABC):
         """
         from kubediffusion.executors import foreign  # Late: most executors yield links.
 
-        return foreign.links_of(self)
+        if self._foreign_links is None:
+            self._foreign_links = foreign.ForeignLinks(self)
+        return self._foreign_links
 
     @abc.abstractmethod
     def add_requests(self, requests: Sequence[Any]) -> Any:  # Any: requests and outputs.

@@ -49,8 +49,3 @@ class ForeignLinks:
         yield (self._link,)
         # There will be no change, and an end would mean that the executor was shut down.
         await asyncio.get_running_loop().create_future()
-
-
-def links_of(executor: abstract.DiffusionExecutor) -> ForeignLinks:
-    """Return the links of an executor that only has `add_requests`."""
-    return ForeignLinks(executor)
