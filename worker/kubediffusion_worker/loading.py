@@ -1,0 +1,259 @@
+"""Loads pipelines from folders and from the hub, and says in one line why one cannot be served."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+
+import diffusers
+import torch
+import transformers
+from diffusers.pipelines import pipeline_utils
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import utils as hub_utils
+
+from kubediffusion_worker import fingerprint, model, pipeline
+
+_INDEX = "model_index.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DENOISERS = ("unet", "transformer", "prior", "decoder", "controlnet", "dit")
+_DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def load(config: model.ModelConfig) -> pipeline.SharedPipeline:
+    """Loads a pipeline; see `model.load`."""
+    _be_quiet()
+    device = _device(config)
+    folder = _folder(config)
+    revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
+    _check_folder(folder, config)
+    loaded = _from_folder(folder, config, _dtype(config, device))
+    _place(loaded, config, device)
+    return pipeline.SharedPipeline(
+        loaded,
+        config=config,
+        device=device,
+        weights_digest=fingerprint.weights_in_folder(folder, revision=revision),
+        revision=revision,
+    )
+
+
+def _be_quiet() -> None:
+    """Stops the libraries' bars and notes; the latter may quote prompts."""
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    hub_utils.disable_progress_bars()  # type: ignore[attr-defined]  # documented as public
+
+
+def _device(config: model.ModelConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device(_best_device())
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise model.ModelLoadError(
+            "DEVICE_NOT_FOUND",
+            f"device {config.device!r} must exist; found {_best_device()!r}; use 'auto' "
+            f"({_line(error)})",
+        ) from None
+    return device
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(config: model.ModelConfig, device: torch.device) -> torch.dtype:
+    if config.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return _DTYPES[config.dtype]
+
+
+def _folder(config: model.ModelConfig) -> pathlib.Path:
+    """Returns the folder of a model's files; those of the hub are downloaded if needed."""
+    if config.model == model.DEMO:
+        from kubediffusion_worker import demo
+
+        return pathlib.Path(demo.model_path())
+    path = pathlib.Path(config.model.removeprefix("file://")).expanduser()
+    if path.is_dir():
+        return path
+    if _HUB_ID.fullmatch(config.model) is None or path.exists():
+        found = "a file" if path.exists() else "nothing"
+        raise model.ModelLoadError(
+            "MODEL_NOT_FOUND",
+            f"model {config.model!r} must be a folder, an id of the hub such as 'name/model', or "
+            f"'demo'; found {found} there",
+        )
+    return _from_hub(config)
+
+
+def _from_hub(config: model.ModelConfig) -> pathlib.Path:
+    try:
+        return pathlib.Path(
+            pipeline_utils.DiffusionPipeline.download(
+                config.model,
+                revision=config.revision or None,
+                variant=config.variant or None,
+                use_safetensors=True,
+            )
+        )
+    except hub_errors.GatedRepoError:
+        raise model.ModelLoadError(
+            "MODEL_FORBIDDEN",
+            f"model {config.model!r} is gated: accept its terms on the hub and set HF_TOKEN",
+        ) from None
+    except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError):
+        at = f" at revision {config.revision!r}" if config.revision else ""
+        raise model.ModelLoadError(
+            "MODEL_NOT_FOUND",
+            f"model {config.model!r} must be a folder or on the hub; found neither{at}; check "
+            "the name, and HF_TOKEN if it is private",
+        ) from None
+    # The hub's client raises errors of several HTTP libraries, all of them OSError.
+    except (OSError, ValueError) as error:
+        raise model.ModelLoadError(
+            "HUB_UNREACHABLE",
+            f"model {config.model!r} must be a folder, in the hub's cache or on the hub; found "
+            f"none of it: {_line(error)}",
+        ) from None
+
+
+def _check_folder(folder: pathlib.Path, config: model.ModelConfig) -> None:
+    """Refuses what cannot be loaded, with better words than the loader has."""
+    index = _index(folder, config)
+    class_name = index.get("_class_name")
+    if not isinstance(class_name, str):
+        raise model.ModelLoadError(
+            "REMOTE_CODE",
+            f"model {config.model!r} must be made of diffusers' own classes; found code of its "
+            "own, which is never run",
+        )
+    if not isinstance(getattr(diffusers, class_name, None), type):
+        raise model.ModelLoadError(
+            "UNKNOWN_PIPELINE",
+            f"model {config.model!r} needs the class {class_name!r}, which diffusers "
+            f"{diffusers.__version__} does not have; upgrade diffusers",
+        )
+    if not any(folder.rglob("*.safetensors")):
+        found = "pickled weights only" if _has_pickles(folder) else "no weights"
+        raise model.ModelLoadError(
+            "NO_SAFETENSORS",
+            f"model {config.model!r} must have safetensors weights; found {found}; convert it "
+            "with save_pretrained",
+        )
+
+
+def _index(folder: pathlib.Path, config: model.ModelConfig) -> dict[str, object]:
+    try:
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+    except FileNotFoundError:
+        raise model.ModelLoadError(
+            "NOT_A_PIPELINE",
+            f"model {config.model!r} must be a diffusers pipeline with a {_INDEX}; found a "
+            "folder without one",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise model.ModelLoadError(
+            "NOT_A_PIPELINE",
+            f"model {config.model!r} must have a readable {_INDEX}; found {_line(error)}",
+        ) from None
+    if not isinstance(index, dict):
+        raise model.ModelLoadError(
+            "NOT_A_PIPELINE",
+            f"model {config.model!r} must have an object in {_INDEX}; found something else",
+        )
+    return index
+
+
+def _has_pickles(folder: pathlib.Path) -> bool:
+    return any(
+        file.suffix in (".bin", ".ckpt", ".pt", ".pth", ".msgpack") for file in folder.rglob("*")
+    )
+
+
+def _from_folder(
+    folder: pathlib.Path, config: model.ModelConfig, dtype: torch.dtype
+) -> pipeline_utils.DiffusionPipeline:
+    try:
+        loaded = pipeline_utils.DiffusionPipeline.from_pretrained(
+            str(folder),
+            torch_dtype=dtype,
+            variant=config.variant or None,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    # Files that are missing, broken, or not what the index says.
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise _unloadable(config, error) from None
+    except ImportError as error:
+        raise model.ModelLoadError(
+            "MISSING_PACKAGE",
+            f"model {config.model!r} needs a package that is not installed: {_line(error)}",
+        ) from None
+    except Exception as error:
+        # safetensors raises an error of its own class, right below Exception.
+        if type(error).__module__.startswith("safetensors"):
+            raise _unloadable(config, error) from None
+        raise
+    if not isinstance(loaded, pipeline_utils.DiffusionPipeline):
+        raise _unloadable(config, TypeError(f"{type(loaded).__name__} is no pipeline"))
+    return loaded
+
+
+def _unloadable(config: model.ModelConfig, error: Exception) -> model.ModelLoadError:
+    return model.ModelLoadError(
+        "MODEL_BROKEN", f"model {config.model!r} cannot be loaded: {_line(error)}"
+    )
+
+
+def _place(
+    loaded: pipeline_utils.DiffusionPipeline, config: model.ModelConfig, device: torch.device
+) -> None:
+    """Puts a pipeline on its device, ready for inference."""
+    loaded.set_progress_bar_config(disable=True)
+    for part in loaded.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+            part.requires_grad_(False)
+    try:
+        if config.offload == "model":
+            loaded.enable_model_cpu_offload(device=device)
+        elif config.offload == "sequential":
+            loaded.enable_sequential_cpu_offload(device=device)
+        else:
+            loaded.to(device)
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise model.ModelLoadError(
+            "DEVICE_REFUSED",
+            f"model {config.model!r} must fit onto {str(device)!r} with offload "
+            f"{config.offload!r}; found: {_line(error)}",
+        ) from None
+    if config.compile:
+        _compile(loaded)
+
+
+def _compile(loaded: pipeline_utils.DiffusionPipeline) -> None:
+    """Marks denoisers for compilation, which happens in their first forwards."""
+    for name, part in loaded.components.items():
+        if not isinstance(part, torch.nn.Module) or not name.startswith(_DENOISERS):
+            continue
+        # Compiling one block that is repeated takes a fraction of the time.
+        if getattr(part, "_repeated_blocks", None):
+            part.compile_repeated_blocks()  # type: ignore[operator]  # of diffusers' ModelMixin
+        else:
+            part.compile()
+
+
+def _line(error: BaseException) -> str:
+    """Returns an error's text in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
