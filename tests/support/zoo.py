@@ -46,6 +46,11 @@ def build(name: str) -> Specimen:
         return BUILDERS[name]()
 
 
+def parameters(specimen: Specimen) -> Mapping[str, inspect.Parameter]:
+    """Returns what the pipeline's call takes."""
+    return inspect.signature(specimen.pipeline.__call__).parameters
+
+
 def call_plainly(
     specimen: Specimen, *, seed: int = 0, steps: int = 3, output_type: str | None = None
 ) -> diffusers.utils.BaseOutput:
@@ -53,7 +58,7 @@ def call_plainly(
 
     The global random generator is seeded too, for pipelines that draw from it.
     """
-    accepted = inspect.signature(specimen.pipeline.__call__).parameters
+    accepted = parameters(specimen)
     arguments = dict(specimen.arguments)
     if "num_inference_steps" in accepted:
         arguments["num_inference_steps"] = steps
