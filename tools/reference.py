@@ -12,6 +12,7 @@ fails when a page is not.
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import pathlib
@@ -19,6 +20,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import click
 
@@ -46,8 +48,7 @@ def _code(text: str) -> str:
 
 def fields_table(path: str) -> str:
     """Return the fields of a dataclass with their docstrings, by `module:Class`."""
-    module, _, name = path.partition(":")
-    cls = getattr(importlib.import_module(module), name)
+    cls = _named(path)
     defaults = {field.name: _default(field) for field in dataclasses.fields(cls)}
     rows = [
         (_code(name), _code(annotation), _code(defaults[name]), text)
@@ -55,6 +56,30 @@ def fields_table(path: str) -> str:
         if name in defaults
     ]
     return table(("field", "type", "default", "meaning"), rows)
+
+
+def attributes_table(path: str) -> str:
+    """Return the attributes and properties of a class, by `module:Class`.
+
+    Attributes are those of its docstring, else the annotated ones; constants are left out.
+    """
+    cls = _named(path)
+    told = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE)
+    annotated = [(name, text) for name, _, text in _documented_fields(cls)]
+    rows = [(_code(name), text) for name, text in [*(told or annotated), *_properties(cls)]]
+    return table(("attribute", "meaning"), rows)
+
+
+def _properties(cls: type) -> Iterator[tuple[str, str]]:
+    for name, member in vars(cls).items():
+        is_property = isinstance(member, property | functools.cached_property)
+        if is_property and not name.startswith("_"):
+            yield name, inspect.cleandoc(member.__doc__ or "").partition("\n\nRaises")[0]
+
+
+def _named(path: str) -> Any:  # Any: whatever the module has under that name
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _default(field: dataclasses.Field[object]) -> str:
@@ -137,9 +162,8 @@ def _kind(ask: str, answer: str) -> str:
 
 def command_table(path: str) -> str:
     """Return usage, options and commands of a click command, by `module:attribute:words`."""
-    module, attribute, words = path.split(":")
-    command = getattr(importlib.import_module(module), attribute)
-    return "\n".join(_commands(command, words))
+    place, _, words = path.rpartition(":")
+    return "\n".join(_commands(_named(place), words))
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:
@@ -154,18 +178,19 @@ def _commands(command: click.Command, name: str) -> Iterator[str]:
     yield f"### {name}\n"
     yield f"```text\n{name} {usage}\n```\n"
     yield f"{inspect.cleandoc(command.help or '')}\n"
-    options = [option for option in command.params if isinstance(option, click.Option)]
-    if rows := [_option_row(option) for option in options if not option.hidden]:
-        yield table(("option", "default", "meaning"), rows)
+    if options := _options(command):
+        yield options
 
 
 def options_table(path: str) -> str:
     """Return the options of one click command, by `module:attribute`."""
-    module, _, attribute = path.partition(":")
-    command = getattr(importlib.import_module(module), attribute)
+    return _options(_named(path))
+
+
+def _options(command: click.Command) -> str:
     options = [option for option in command.params if isinstance(option, click.Option)]
     rows = [_option_row(option) for option in options if not option.hidden]
-    return table(("option", "default", "meaning"), rows)
+    return table(("option", "default", "meaning"), rows) if rows else ""
 
 
 def _option_row(option: click.Option) -> tuple[str, str, str]:
@@ -184,7 +209,8 @@ def _metavar(option: click.Option) -> str:
         return option.metavar
     if isinstance(option.type, click.Choice):
         return "|".join(map(str, option.type.choices))
-    return option.type.name.upper()
+    name = option.type.name
+    return "NUMBER" if name.startswith(("integer", "float")) else name.upper()
 
 
 def _given(option: click.Option) -> str:
@@ -195,11 +221,35 @@ def _given(option: click.Option) -> str:
     return _code(str(default)) if is_plain else ""
 
 
+# ---------------------------------------------------------------- metrics
+
+
+def metrics_table() -> str:
+    """Return the worker's metrics."""
+    metrics = importlib.import_module("kubediffusion_worker.metrics").Metrics()
+    families = [
+        (collector.describe()[0], collector._labelnames)
+        for collector in vars(metrics).values()
+        if hasattr(collector, "describe")
+    ]
+    rows = [
+        (_code(_exposed(family)), family.type, ", ".join(map(_code, labels)), family.documentation)
+        for family, labels in families
+    ]
+    return table(("metric", "type", "labels", "meaning"), rows)
+
+
+def _exposed(family: Any) -> str:  # Any: prometheus_client has no stubs for it
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
 # ---------------------------------------------------------------- pages
 
 TABLES: Mapping[str, Callable[..., str]] = {
     "fields": fields_table,
+    "attributes": attributes_table,
     "errors": errors_table,
+    "metrics": metrics_table,
     "calls": calls_table,
     "commands": command_table,
     "options": options_table,
