@@ -37,12 +37,12 @@ CLIENT_OPTIONS: Options = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # Not a pause but the time that one attempt to connect may take: less would give up on
+    # peers that are far away or busy.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # A proxy of the environment is for the internet, not for pods and loopback.
     ("grpc.enable_http_proxy", 0),
-    # gRPC's own retries would run a SubmitGeneration twice.
-    ("grpc.enable_retries", 0),
 )
 """Of the channel for calls and events."""
 

@@ -4,6 +4,7 @@ An error travels as a canonical code with `google.rpc` details (AIP-193): ErrorI
 and metadata, BadRequest for violations, RetryInfo for the delay.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ MAX_MESSAGE_CHARACTERS = 500
 _DETAILS_KEY = "grpc-status-details-bin"
 _CODES_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 _TLS_SIGNS = ("ssl", "tls", "handshake", "certificate", "peer name", "hostname verification")
+_HANGUP_SIGNS = ("failed to connect", "socket closed")
 _SIZE_SIGNS = ("message larger than max", "message exceeds", "metadata size exceeds")
 
 Item = TypeVar("Item")
@@ -74,8 +76,16 @@ def map_errors() -> Iterator[None]:
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
     except grpc.aio.UsageError as error:
-        # Raised for a channel that was closed meanwhile, by this process itself.
-        raise errors.WorkerGoneError(f"the connection was closed here: {error}") from error
+        if "closed" not in str(error):
+            raise
+        raise errors.WorkerGoneError("this end closed the channel before the call") from error
+    except asyncio.CancelledError as error:
+        # What a call raises when its channel is closed under it; a task that really is being
+        # cancelled knows of it.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise errors.WorkerGoneError("this end closed the channel during the call") from error
 
 
 async def map_stream(call: AsyncIterable[Item]) -> AsyncGenerator[Item, None]:
@@ -172,6 +182,9 @@ def _seconds(retry: error_details_pb2.RetryInfo) -> float | None:
 def _from_plain(code: grpc.StatusCode, text: str) -> errors.KubediffusionError:
     message = f"{code.name}: {_shorten(text)}"
     lowered = text.lower()
+    if all(sign in lowered for sign in _HANGUP_SIGNS):
+        # A server with TLS says no more to plaintext or to a certificate that it refuses.
+        message += "; if the worker needs TLS, check that it is used and the certificate is right"
     if code is grpc.StatusCode.UNAVAILABLE and any(sign in lowered for sign in _TLS_SIGNS):
         return errors.UntrustedPeerError(message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(s in lowered for s in _SIZE_SIGNS):
