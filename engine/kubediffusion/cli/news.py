@@ -3,10 +3,13 @@
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from kubediffusion.cli import text
 from kubediffusion_proto.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from kubediffusion import _events
 
 
 class Kind(enum.Enum):
@@ -56,8 +59,8 @@ def of_event(event: worker_pb2.GenerationEvent) -> News:
             eta_seconds=progress.eta_seconds if progress.eta_seconds >= 0 else None,
         )
     if name == "queued":
-        ahead = text.count(event.queued.position, "generation")
-        return News(request_id=event.request_id, kind=Kind.QUEUED, detail=f"{ahead} ahead")
+        detail = text.place(event.queued.position)
+        return News(request_id=event.request_id, kind=Kind.QUEUED, detail=detail)
     if name == "failed":
         error = event.failed.error
         detail = f"{error.message} ({error.reason})"
@@ -65,6 +68,31 @@ def of_event(event: worker_pb2.GenerationEvent) -> News:
     kind = _PLAIN_KINDS.get(name, Kind.NOTE)
     detail = name.replace("_", " ") if kind is Kind.NOTE else ""
     return News(request_id=event.request_id, kind=kind, detail=detail)
+
+
+def of_engine(event: "_events.GenerationEvent") -> News:
+    """Read an event as an engine tells it."""
+    name, request_id = event.kind, event.request_id
+    if event.progress is not None:
+        return News(
+            request_id=request_id,
+            kind=Kind.STEP,
+            step=event.progress.step,
+            total=event.progress.total,
+            eta_seconds=event.progress.eta_seconds,
+        )
+    if event.kind == "queued":
+        detail = f"{text.place(event.position)} of {event.worker}"
+        return News(request_id=request_id, kind=Kind.QUEUED, detail=detail)
+    if event.kind == "started":
+        detail = f"started on {event.worker}"
+        return News(request_id=request_id, kind=Kind.STARTED, detail=detail)
+    if event.kind == "failed" and event.error is not None:
+        detail = f"{event.error.message} ({event.error.reason})"
+        return News(request_id=request_id, kind=Kind.FAILED, detail=detail)
+    kind = _PLAIN_KINDS.get(name, Kind.NOTE)
+    detail = name if kind is Kind.NOTE else ""
+    return News(request_id=request_id, kind=kind, detail=detail)
 
 
 _PLAIN_KINDS = {
@@ -88,7 +116,7 @@ class Digest:
         name = news.request_id
         match news.kind:
             case Kind.QUEUED:
-                yield f"{name}: queued, {news.detail}" if news.detail else f"{name}: queued"
+                yield f"{name}: {news.detail or 'queued'}"
             case Kind.STARTED:
                 yield f"{name}: {news.detail or 'started'}"
             case Kind.STEP:

@@ -165,7 +165,7 @@ def _note(view: GenerationView) -> str:
     if view.reason:
         return view.reason
     if view.position is not None:
-        return f"{text.count(view.position, 'generation')} ahead"
+        return text.place(view.position)
     if view.eta_seconds is not None:
         return f"{text.seconds(view.eta_seconds)} left"
     if view.result_bytes:

@@ -144,6 +144,7 @@ async def events(
     seen: dict[str, int] = {}
     silent_since: float | None = None
     while True:
+        failure: errors.KubediffusionError | None = None
         try:
             sighting = await locate(links, request_id, engine_id)
             async for event in _stream(sighting, seen):
@@ -151,11 +152,19 @@ async def events(
                 yield event
                 if is_terminal(event):
                     return
-        except errors.RetryElsewhereError:
-            now = asyncio.get_running_loop().time()
-            silent_since = silent_since or now
-            if now - silent_since > _PATIENCE:
+        except errors.RetryElsewhereError as error:
+            failure = error
+        except errors.GenerationNotFoundError as error:
+            # A generation that was there and is not any more is about to be moved.
+            if not seen:
                 raise
+            failure = error
+        now = asyncio.get_running_loop().time()
+        silent_since = silent_since or now
+        if now - silent_since > _PATIENCE:
+            raise failure or errors.NoWorkerError(
+                f"generation {request_id!r} was handed over, and no worker has taken it"
+            )
         await asyncio.sleep(_RETRY_DELAY)
 
 
@@ -177,8 +186,8 @@ async def _stream(
 
 
 def is_terminal(event: worker_pb2.GenerationEvent) -> bool:
-    """Tell whether the event is a generation's last one."""
-    return event.WhichOneof("event") in ("succeeded", "failed", "cancelled", "handed_over")
+    """Tell whether the event is a generation's last one, on whatever worker."""
+    return event.WhichOneof("event") in ("succeeded", "failed", "cancelled")
 
 
 async def cancel(sighting: Sighting) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy
     import PIL.Image
 
+    from kubediffusion import _output
+
     Array = numpy.ndarray[Any, Any]  # Any: of whatever shape and type the output has.
 
 _ENCODINGS = {
@@ -54,6 +56,30 @@ def save_output(
     if output.kind == worker_pb2.OUTPUT_KIND_VIDEO:
         return save_pictures([_picture(frame) for frame in array], path, format_name)
     return _save_array(array, path)
+
+
+def save_request_output(
+    output: "_output.OmniRequestOutput", paths: Sequence[pathlib.Path], format_name: str
+) -> list[tuple[pathlib.Path, ...]]:
+    """Save what an engine returned, and answer the files written for each output.
+
+    Args:
+        output: Of a request that succeeded.
+        paths: One for each output.
+        format_name: A member of `files.FORMATS`.
+
+    Raises:
+        kubediffusion_wire.errors.InvalidRequestError: It cannot be written in this format.
+    """
+    if output.files:
+        return [
+            _write(path, memoryview(data)) for path, data in zip(paths, output.files, strict=True)
+        ]
+    pictures = [[image] for image in output.images] or output.frames
+    return [
+        save_pictures(group, path, format_name)
+        for path, group in zip(paths, pictures, strict=True)
+    ]
 
 
 def save_pictures(

@@ -53,6 +53,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def place(position: int) -> str:
+    """Write a place in a worker's queue, from 0; what runs is not in the queue."""
+    return f"{position} ahead in the queue" if position else "next in the queue"
+
+
 def steps(step: int, total: int) -> str:
     """Write how far a generation is; the total is 0 where nobody knows it."""
     if not step and not total:

@@ -34,6 +34,9 @@ _registry_option = click.option(
     help="Where the workers announce themselves.",
 )
 
+_QUIET_SECONDS = 2.0
+"""A worker without work ends within; of one that takes longer the user is told."""
+
 
 @click.group()
 def worker() -> None:
@@ -214,7 +217,13 @@ def choose(entries: Sequence[registry.Entry], names: Sequence[str]) -> tuple[reg
 
 def _stop(process_ids: Sequence[int], *, timeout: float, is_killing: bool) -> tuple[int, ...]:
     processes.send(process_ids, signal.SIGTERM)
-    left = processes.wait_ended(process_ids, timeout=timeout)
+    left = processes.wait_ended(process_ids, timeout=min(timeout, _QUIET_SECONDS))
+    if left:
+        pids = ", ".join(map(str, left))
+        click.echo(
+            f"waiting for what they run, and for results to be fetched (pid {pids})", err=True
+        )
+        left = processes.wait_ended(left, timeout=timeout - _QUIET_SECONDS)
     if left and is_killing:
         processes.send(left, signal.SIGKILL)
         left = processes.wait_ended(left, timeout=timeout)

@@ -49,7 +49,7 @@ def test_a_failure_tells_message_and_reason():
 
 def test_a_place_in_the_queue_is_told():
     event = worker_pb2.GenerationEvent(queued=worker_pb2.QueuedEvent(position=1))
-    assert news.of_event(event).detail == "1 generation ahead"
+    assert news.of_event(event).detail == "1 ahead in the queue"
 
 
 def test_an_event_that_only_newer_workers_know_is_no_error():

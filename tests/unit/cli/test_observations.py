@@ -35,7 +35,7 @@ def test_a_silent_worker_has_no_numbers_in_the_table():
 
 def test_a_queued_generation_says_how_many_are_ahead():
     assert (
-        note(generation(worker_pb2.GENERATION_STATE_QUEUED, position=2)) == "2 generations ahead"
+        note(generation(worker_pb2.GENERATION_STATE_QUEUED, position=2)) == "2 ahead in the queue"
     )
 
 

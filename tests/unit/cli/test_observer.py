@@ -63,6 +63,19 @@ def followed(*links):
     return asyncio.run(collect())
 
 
+def appearing(link, generation):
+    """Make a link hold a generation from the second time it is asked on."""
+    listed = link.list_generations
+
+    async def list_generations(request):
+        async for answer in listed(request):
+            yield answer
+        link.generations = [generation]
+
+    link.list_generations = list_generations
+    return link
+
+
 def located(*links, engine_id=""):
     return asyncio.run(observer.locate(links, "cat", engine_id))
 
@@ -120,6 +133,22 @@ def test_a_lost_stream_goes_on_after_the_last_event(monkeypatch):
     link = scripted(generations=[generation()], streams=streams)
     assert followed(link) == [1, 2, 3]
     assert link.asked[-1].after_sequences["cat"] == 2
+
+
+def test_a_generation_that_was_handed_over_is_followed_to_its_next_worker(monkeypatch):
+    monkeypatch.setattr(observer, "_RETRY_DELAY", 0.0)
+    gone = scripted("a", [generation()], [[event(1, handed_over=worker_pb2.HandedOverEvent())]])
+    end = event(5, succeeded=worker_pb2.SucceededEvent())
+    late = scripted("b", streams=[[end]])
+    assert followed(gone, appearing(late, generation(attempt=2))) == [1, 5]
+
+
+def test_a_generation_that_nobody_takes_over_is_given_up(monkeypatch):
+    monkeypatch.setattr(observer, "_RETRY_DELAY", 0.0)
+    monkeypatch.setattr(observer, "_PATIENCE", 0.0)
+    link = scripted(generations=[generation()], streams=[[event(1)], []])
+    with pytest.raises(errors.NoWorkerError, match="handed over"):
+        followed(link)
 
 
 def test_watching_is_an_observers_call():
