@@ -6,10 +6,10 @@ Everything here is pure: it takes messages and returns violations.
 import difflib
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from kubediffusion_proto.v1 import worker_pb2
-from kubediffusion_wire import errors, identifiers, images, values
+from kubediffusion_wire import errors, identifiers, images, kinds
 
 Violation = errors.Violation
 
@@ -50,32 +50,6 @@ MAX_ADAPTERS = 64
 MAX_FRAMES_PER_SECOND = 240.0
 
 _SEED_END = 2**64
-_KINDS: Mapping[str, tuple[str, ...]] = {
-    "boolean": ("bool",),
-    "integer": ("int", "float"),
-    "big_integer": ("int", "float"),
-    "number": ("float",),
-    "text": ("str",),
-    "data": ("bytes",),
-    "list": ("list", "tuple"),
-    "map": ("dict",),
-    "tensor": ("tensor",),
-    "image": ("image",),
-}
-_KIND_NAMES: Mapping[str | None, str] = {
-    None: "nothing",
-    "null": "None",
-    "boolean": "bool",
-    "integer": "int",
-    "big_integer": "int",
-    "number": "float",
-    "text": "str",
-    "data": "bytes",
-    "list": "list",
-    "map": "dict",
-    "tensor": "tensor",
-    "image": "image",
-}
 
 
 def default_limits() -> worker_pb2.Limits:
@@ -207,7 +181,7 @@ def _check_seed(spec: worker_pb2.GenerationSpec) -> Iterator[Violation]:
 def _check_images(spec: worker_pb2.GenerationSpec) -> Iterator[Violation]:
     for field, image in (("image", spec.image), ("mask_image", spec.mask_image)):
         if spec.HasField(field):
-            yield from _caught(functools.partial(images.check_message, image, field=field))
+            yield from kinds.caught(functools.partial(images.check_message, image, field=field))
     if spec.HasField("mask_image") and not spec.HasField("image"):
         yield Violation("mask_image", "must come with an image; found none; add the image")
 
@@ -291,7 +265,7 @@ def _check_extra_args(
         elif parameters and name not in by_name:
             yield _unknown_parameter(field, name, value, by_name)
         else:
-            yield from _check_value(field, value, by_name.get(name))
+            yield from kinds.check(field, value, by_name.get(name))
 
 
 def _check_place(field: str, name: str) -> Violation | None:
@@ -313,45 +287,8 @@ def _unknown_parameter(
     return Violation(
         field,
         f"must be a parameter that this pipeline accepts; found {name[:64]!r} with the value "
-        f"{_describe(value)}; {advice}",
+        f"{kinds.describe(value)}; {advice}",
     )
-
-
-def _check_value(
-    field: str, value: worker_pb2.Value, parameter: worker_pb2.Parameter | None
-) -> Iterator[Violation]:
-    broken = list(_caught(functools.partial(values.decode, value, field=field)))
-    if broken:
-        yield from broken
-        return
-    kind = value.WhichOneof("kind")
-    if parameter is not None and not _accepts(parameter, kind):
-        kinds = [*parameter.kinds, *(["None"] if parameter.accepts_none else [])]
-        yield Violation(field, f"must be of type {' or '.join(kinds)}; found {_describe(value)}")
-        return
-    yield from _check_finite(field, value)
-
-
-def _accepts(parameter: worker_pb2.Parameter, kind: str | None) -> bool:
-    if kind == "null":
-        return parameter.accepts_none or "any" in parameter.kinds or not parameter.kinds
-    if kind is None:
-        return False
-    if not parameter.kinds or "any" in parameter.kinds:
-        return True
-    return any(accepted in parameter.kinds for accepted in _KINDS[kind])
-
-
-def _check_finite(field: str, value: worker_pb2.Value) -> Iterator[Violation]:
-    kind = value.WhichOneof("kind")
-    if kind == "number" and not math.isfinite(value.number):
-        yield Violation(field, f"must be a finite number; found {value.number!r}")
-    elif kind == "list":
-        for index, item in enumerate(value.list.items):
-            yield from _check_finite(f"{field}[{index}]", item)
-    elif kind == "map":
-        for key in sorted(value.map.entries):
-            yield from _check_finite(f"{field}.{key[:64]}", value.map.entries[key])
 
 
 def _check_required(
@@ -365,8 +302,8 @@ def _check_required(
     for parameter in parameters:
         if parameter.is_required and parameter.name not in given:
             field = _field_of(parameter.name)
-            kinds = " or ".join(parameter.kinds) or "any"
-            yield Violation(field, f"must be given: this pipeline needs it; its type is {kinds}")
+            wanted = " or ".join(parameter.kinds) or "any"
+            yield Violation(field, f"must be given: this pipeline needs it; its type is {wanted}")
 
 
 def _field_of(parameter: str) -> str:
@@ -374,30 +311,6 @@ def _field_of(parameter: str) -> str:
         if parameter in names:
             return field
     return f"extra_args.{parameter}"
-
-
-def _caught(check: Callable[[], object]) -> Iterator[Violation]:
-    try:
-        check()
-    except errors.FixRequestError as error:
-        yield from error.violations
-
-
-def _describe(value: worker_pb2.Value) -> str:
-    """Says what a value is without quoting texts, which may be prompts."""
-    kind = value.WhichOneof("kind")
-    name = _KIND_NAMES[kind]
-    if kind in ("boolean", "integer", "number"):
-        return f"{getattr(value, kind)!r} ({name})"
-    if kind in ("text", "data"):
-        return f"{name} of length {len(getattr(value, kind))}"
-    if kind == "big_integer":
-        return f"{name} of {len(value.big_integer)} digits"
-    if kind == "list":
-        return f"{'tuple' if value.list.is_tuple else 'list'} of {len(value.list.items)}"
-    if kind == "map":
-        return f"{name} of {len(value.map.entries)}"
-    return name
 
 
 def _listing(names: Iterable[str]) -> str:
