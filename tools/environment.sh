@@ -27,14 +27,24 @@ fail() {
 
 # A stamp holds what the environment was made from: it is out of date when that changes,
 # and when the folder is moved (programs in .venv/bin name their interpreter by full path).
-wanted="$(cksum <pyproject.toml) ${PWD} ${torch} ${PYTHON:-}"
+wanted="$(cksum <pyproject.toml) ${PWD} ${torch}"
 
 is_ready() {
-  [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.ready-$purpose" 2>/dev/null)" = "$wanted" ]
+  [ -x "$venv/bin/python" ] &&
+    [ "$(cat "$venv/.ready-$purpose" 2>/dev/null)" = "$wanted" ] &&
+    is_the_wanted_python
 }
 
 is_new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+is_the_wanted_python() {
+  [ -z "${PYTHON:-}" ] || [ "$(identity "$PYTHON")" = "$(identity "$venv/bin/python")" ]
+}
+
+identity() {
+  "$1" -c 'import sys; print(sys.base_prefix, sys.version)' 2>/dev/null
 }
 
 find_python() {
@@ -42,12 +52,12 @@ find_python() {
   if [ -n "${PYTHON:-}" ]; then
     is_new_enough "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.11 or later."
     echo "$PYTHON"
-    return
+    return 0
   fi
   for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
     if is_new_enough "$candidate"; then
       echo "$candidate"
-      return
+      return 0
     fi
   done
   fail "Python 3.11 or later is needed and none was found on PATH" \
@@ -57,6 +67,8 @@ find_python() {
 
 is_usable() {
   is_new_enough "$venv/bin/python" &&
+    is_the_wanted_python &&
+    [ ! -e "$venv/.unfinished" ] &&
     [ "$(cat "$venv/.made-in" 2>/dev/null || pwd)" = "$PWD" ] &&
     { [ -x "$venv/bin/uv" ] || "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
 }
@@ -65,9 +77,13 @@ create() {
   local python
   python=$(find_python)
   echo "Making $venv with $("$python" --version) …"
-  "$python" -m venv --clear "$venv" ||
+  rm -rf "$venv"
+  mkdir "$venv"
+  touch "$venv/.unfinished"
+  "$python" -m venv "$venv" ||
     fail "$python cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)."
   pwd >"$venv/.made-in"
+  rm "$venv/.unfinished"
 }
 
 # uv is several times faster than pip; where it cannot be had, pip does.
