@@ -32,6 +32,12 @@ class ScriptedExecutor(multiproc.MultiProcDiffusionExecutor):
     grace = 10.0
 
 
+class FakeExecutor(ScriptedExecutor):
+    """Starts the real worker program with a pipeline that has no model."""
+
+    program = (sys.executable, "-m", "kubediffusion_worker.testing")
+
+
 class RudeExecutor(ScriptedExecutor):
     """Waits only a moment for workers to end by themselves."""
 
@@ -77,6 +83,9 @@ def wait_for_links(
 
 def pids(executor: linked.LinkedExecutor) -> list[int]:
     """Returns the process ids of the workers by rank."""
+    if isinstance(executor, FakeExecutor):
+        answers = executor.collective_rpc("describe", timeout=PATIENCE)
+        return [answer["process_id"] for answer in answers]
     return [answer["pid"] for answer in executor.collective_rpc("identity", timeout=PATIENCE)]
 
 
@@ -91,9 +100,11 @@ def wait_until_ended(process_ids: list[int]) -> None:
 def main() -> None:
     """Is an engine process: tells its workers' pids and waits to be killed.
 
-    With the argument "fork" a forked child lives on with all that the engine had open.
+    With the argument "fork" a forked child lives on with all that the engine had open; with
+    "fake" the workers are the real program.
     """
-    executor = ScriptedExecutor(config(num_gpus=2))
+    is_fake = "fake" in sys.argv
+    executor = (FakeExecutor if is_fake else ScriptedExecutor)(config(num_gpus=2))
     executor.start(_loop.EngineLoop())
     workers = pids(executor)
     child = 0

@@ -222,7 +222,7 @@ def test_an_executor_without_an_engine_starts_itself() -> None:
     executor.shutdown()
 
 
-@pytest.mark.parametrize("argument", ["plain", "fork"])
+@pytest.mark.parametrize("argument", ["plain", "fork", "fake"])
 def test_workers_die_with_a_killed_engine(argument: str) -> None:
     script = pathlib.Path(scripted_executor.__file__)
     engine = subprocess.Popen(
@@ -236,6 +236,44 @@ def test_workers_die_with_a_killed_engine(argument: str) -> None:
     scripted_executor.wait_until_ended(told["workers"])
     if told["child"]:
         os.kill(told["child"], signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_can_neither_use_nor_end_the_workers() -> None:
+    executor = scripted_executor.ScriptedExecutor(scripted_executor.config())
+    with scripted_executor.started(executor):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                executor.shutdown()
+                status = 2
+                executor.collective_rpc("identity")
+            except errors.EngineClosedError:
+                status = 0
+            finally:
+                os._exit(status)
+        _, result = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(result) == 0
+        executor.check_health()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_call_in_a_forked_child_is_a_clear_error() -> None:
+    executor = scripted_executor.ScriptedExecutor(scripted_executor.config())
+    with scripted_executor.started(executor):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                executor.collective_rpc("identity")
+            except _loop.ForkedProcessError:
+                status = 0
+            finally:
+                os._exit(status)
+        _, result = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(result) == 0
+        executor.check_health()
 
 
 def test_sockets_lie_in_a_private_folder_that_goes_away() -> None:
