@@ -53,7 +53,7 @@ clean: ## Remove what the other targets made
 # The lower bounds in pyproject.toml are what this installs.
 test-lowest: ## Run the unit tests with the oldest dependencies we allow
 	@tools/environment.sh proto
-	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-lowest
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
 	@$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python \
 	  --resolution lowest-direct --group test -e '.[engine,worker]'
 	@.venv-lowest/bin/pytest $(or $(ARGS),tests/unit --ignore=tests/unit/project)
