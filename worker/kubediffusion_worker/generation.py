@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import enum
 import statistics
+from typing import cast
 
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
@@ -20,6 +21,11 @@ class State(enum.IntEnum):
     FAILED = worker_pb2.GENERATION_STATE_FAILED
     CANCELLED = worker_pb2.GENERATION_STATE_CANCELLED
     HANDED_OVER = worker_pb2.GENERATION_STATE_HANDED_OVER
+
+    @property
+    def wire(self) -> worker_pb2.GenerationState:
+        """The same state as the type of the wire, which at run time is an integer."""
+        return cast("worker_pb2.GenerationState", int(self))
 
 
 class Phase(enum.Enum):

@@ -1,0 +1,183 @@
+"""The life of a worker process: listen, load, serve, drain, end."""
+
+import asyncio
+import enum
+import json
+import logging
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import assert_never
+
+from kubediffusion_wire import addresses, channels, errors, registry
+from kubediffusion_worker import (
+    announcement,
+    conductor,
+    config,
+    parenthood,
+    probes,
+    runtime,
+    server,
+    views,
+)
+
+logger = logging.getLogger(__name__)
+
+FAREWELL_SECONDS = 1.0
+"""Seconds that watchers get to be told that the device has failed."""
+
+
+class ExitCode(enum.IntEnum):
+    """How the process ends."""
+
+    OK = 0
+    USAGE = 2
+    MODEL = 3
+    """The model cannot be loaded."""
+    DEVICE = 4
+    """The device has failed."""
+    LISTEN = 5
+    """An address is in use, or not of this machine."""
+
+
+async def serve(settings: config.ProcessConfig, *, load: conductor.Load | None = None) -> ExitCode:
+    """Be a worker until a signal ends it, or it fails.
+
+    Prints one line of JSON to standard output when it answers calls; the model may still
+    be loading then. Problems are one line on standard error.
+
+    Args:
+        settings: What the process was told.
+        load: Loads the pipeline; None: the model of the settings.
+    """
+    worker = runtime.WorkerRuntime(settings.worker, load=load)
+    try:
+        async with _listening(settings, worker):
+            return await _live(settings, worker)
+    except channels.ListenError as error:
+        return _give_up(ExitCode.LISTEN, str(error))
+    except (errors.InvalidRequestError, errors.UntrustedPeerError) as error:
+        return _give_up(ExitCode.USAGE, error.message)
+
+
+@asynccontextmanager
+async def _listening(
+    settings: config.ProcessConfig, worker: runtime.WorkerRuntime
+) -> AsyncIterator[None]:
+    """Open everything by which the worker can be reached; close it in reverse."""
+    async with AsyncExitStack() as stack:
+        grpc_server = server.Server(
+            worker, settings.listen, tls=settings.tls, insecure=settings.insecure
+        )
+        address = await grpc_server.start()
+        stack.push_async_callback(_stop_server, grpc_server, address)
+        http = ""
+        if settings.http:
+            prober = probes.ProbeServer(settings.http, worker.facts, worker.metrics.text)
+            prober.start()
+            stack.callback(prober.stop)
+            http = str(prober.address)
+        known = await _announce(settings, worker, address, http)
+        if known is not None:
+            stack.push_async_callback(known.stop)
+        if settings.parent_fd is not None:
+            parenthood.follow(settings.parent_fd, lambda: _leave_nothing(address, known))
+        _say_where(settings, worker, address, http)
+        yield
+
+
+async def _live(settings: config.ProcessConfig, worker: runtime.WorkerRuntime) -> ExitCode:
+    asked, over = asyncio.Event(), asyncio.Event()
+    _on_signals(worker, asked, over)
+    await worker.start()
+    worker.failed.add_done_callback(lambda _: over.set())
+    await over.wait()
+    if not asked.is_set():
+        return await _fail(worker, worker.failed.result())
+    await worker.close(settings.grace)
+    logger.info("Worker ends")
+    return ExitCode.OK
+
+
+async def _fail(worker: runtime.WorkerRuntime, failure: conductor.Failure) -> ExitCode:
+    if failure.kind == "model":
+        model = worker.settings.model.model
+        return _give_up(ExitCode.MODEL, f"cannot serve model {model!r}: {failure.message}")
+    if failure.kind == "device":
+        await worker.close(FAREWELL_SECONDS)
+        return _give_up(ExitCode.DEVICE, failure.message)
+    assert_never(failure.kind)
+
+
+def _on_signals(worker: runtime.WorkerRuntime, asked: asyncio.Event, over: asyncio.Event) -> None:
+    """Let the first signal begin the end, and a second one hurry it."""
+    shortened: set[asyncio.Task[None]] = set()
+
+    def end() -> None:
+        if asked.is_set():
+            shortened.add(asyncio.ensure_future(worker.close(0.0)))
+        asked.set()
+        over.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+
+
+async def _announce(
+    settings: config.ProcessConfig,
+    worker: runtime.WorkerRuntime,
+    address: addresses.Address,
+    http: str,
+) -> announcement.Announcement | None:
+    if settings.registry is None:
+        return None
+    entry = registry.Entry(
+        name=settings.worker.name,
+        address=str(address),
+        incarnation=worker.incarnation,
+        pid=os.getpid(),
+        model=views.model_id(settings.worker.model.model),
+        labels={"http": http} if http else {},
+    )
+    known = announcement.Announcement(entry, settings.registry)
+    await known.start()
+    return known
+
+
+def _say_where(
+    settings: config.ProcessConfig,
+    worker: runtime.WorkerRuntime,
+    address: addresses.Address,
+    http: str,
+) -> None:
+    logger.info("Worker listens", extra={"address": str(address), "http": http})
+    line = {
+        "event": "listening",
+        "address": str(address),
+        "http": http,
+        "incarnation": worker.incarnation,
+        "name": settings.worker.name,
+        "pid": os.getpid(),
+    }
+    print(json.dumps(line), flush=True)  # noqa: T201  # the one line that others wait for
+
+
+async def _stop_server(grpc_server: server.Server, address: addresses.Address) -> None:
+    await grpc_server.stop()
+    _leave_nothing(address, None)
+
+
+def _leave_nothing(address: addresses.Address, known: announcement.Announcement | None) -> None:
+    if known is not None:
+        known.remove()
+    if address.is_unix:
+        pathlib.Path(address.path).unlink(missing_ok=True)
+
+
+def _give_up(code: ExitCode, text: str) -> ExitCode:
+    print(f"kubediffusion-worker: {text}", file=sys.stderr, flush=True)  # noqa: T201  # for people
+    return code
