@@ -35,6 +35,10 @@ class ForkedProcessError(errors.GiveUpError, RuntimeError):
     reason = "FORKED_PROCESS"
 
 
+class LoopClosedError(errors.EngineClosedError):
+    """Is raised when a share of the loop is used after it was closed."""
+
+
 class _LoopThread:
     """A daemon thread that runs an event loop until it is told to end."""
 
@@ -160,7 +164,7 @@ class EngineLoop:
 
         Raises:
             ForkedProcessError: This is a forked child of the process that built this.
-            errors.EngineClosedError: `close` has been called.
+            LoopClosedError: `close` has been called.
         """
         if os.getpid() != self._process_id:
             raise ForkedProcessError(
@@ -169,19 +173,19 @@ class EngineLoop:
                 "each process and start processes with the 'spawn' method"
             )
         if self._thread is None:
-            raise errors.EngineClosedError(_CLOSED)
+            raise LoopClosedError(_CLOSED)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine on the loop; cancelling the future cancels it.
 
         Raises:
             ForkedProcessError: This is a forked child of the process that built this.
-            errors.EngineClosedError: `close` has been called.
+            LoopClosedError: `close` has been called.
         """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
             self.call_soon(self._start, coroutine, future)
-        except (errors.EngineClosedError, ForkedProcessError):
+        except (LoopClosedError, ForkedProcessError):
             coroutine.close()  # Else Python warns that it was never awaited.
             raise
         return future
@@ -196,7 +200,7 @@ class EngineLoop:
         Raises:
             TimeoutError: The coroutine did not end within `timeout`.
             ForkedProcessError: This is a forked child of the process that built this.
-            errors.EngineClosedError: `close` has been called.
+            LoopClosedError: `close` has been called.
         """
         if self.is_current:
             coroutine.close()
@@ -205,7 +209,7 @@ class EngineLoop:
         try:
             return future.result(timeout)
         except concurrent.futures.CancelledError:
-            raise errors.EngineClosedError("the engine was closed during the call") from None
+            raise LoopClosedError("the engine was closed during the call") from None
         finally:
             future.cancel()  # Matters after a timeout or an interrupt; else it has ended.
 
@@ -214,16 +218,16 @@ class EngineLoop:
 
         Raises:
             ForkedProcessError: This is a forked child of the process that built this.
-            errors.EngineClosedError: `close` has been called.
+            LoopClosedError: `close` has been called.
         """
         self.check_usable()
         thread = self._thread
         try:
             if thread is None:  # Closed by another thread just now.
-                raise errors.EngineClosedError(_CLOSED)
+                raise LoopClosedError(_CLOSED)
             thread.loop.call_soon_threadsafe(callback, *args)
         except RuntimeError as error:  # asyncio's own for a closed loop.
-            raise errors.EngineClosedError(_CLOSED) from error
+            raise LoopClosedError(_CLOSED) from error
 
     def close(self, timeout: float = STOP_TIMEOUT) -> None:
         """Cancel what was started through this share; end the thread with the last share.
