@@ -162,8 +162,9 @@ class OmniDiffusionConfig:
     retention_bytes: int = 20_000_000_000
     """Bytes of results in `state_dir`; the oldest are deleted first."""
 
-    result_cache_bytes: int = 512_000_000
-    """Bytes of results that nobody has asked for yet in the engine's memory."""
+    result_cache_bytes: int = 256_000_000
+    """Bytes of results in the engine's memory; those that nobody has asked for yet go to a
+    file beyond it."""
 
     def freeze(self) -> _settings.EngineSettings:
         """Check all values and return what an engine works with.

@@ -13,8 +13,9 @@ from kubediffusion import _names, errors
 if TYPE_CHECKING:
     import numpy
     import PIL.Image
+
     from kubediffusion_proto.v1 import worker_pb2
-    from kubediffusion_wire import images, tensors
+    from kubediffusion_wire import images
 
     Picture = (
         PIL.Image.Image | numpy.ndarray[Any, Any] | images.ImageData | bytes | os.PathLike[str]

@@ -228,7 +228,7 @@ class _Builder:
         getattr(self.spec, field).CopyFrom(message)
 
 
-def _picture(field: str, given: object) -> images.ImageData:
+def _picture(field: str, given: Any) -> images.ImageData:
     if isinstance(given, images.ImageData):
         return given
     if isinstance(given, bytes | bytearray):
@@ -277,8 +277,8 @@ def _adapter_uses(given: object, scale: float) -> Iterator[tuple[str, float]]:
     elif isinstance(given, Sequence):
         for item in given:
             yield from _adapter_uses(item, scale)
-    elif hasattr(given, "lora_name"):  # vLLM's LoRARequest
-        yield _text("lora_request", given.lora_name), scale
+    elif (name := getattr(given, "lora_name", None)) is not None:  # vLLM's LoRARequest
+        yield _text("lora_request", name), scale
     else:
         raise _wrong("lora_request", "a name, (name, scale), or several of them", given)
 

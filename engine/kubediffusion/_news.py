@@ -1,0 +1,82 @@
+"""What a worker tells of a generation, as a stimulus for its tracker. Pure."""
+
+from __future__ import annotations
+
+from kubediffusion import _events, _record, _tracker
+from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_wire import errors
+
+_TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def of_event(
+    seat: _tracker.Seat, kind: str, event: worker_pb2.GenerationEvent
+) -> _tracker.Stimulus | None:
+    """Return what an event of a stream means; None where it changes nothing."""
+    match kind:
+        case "started":
+            return _tracker.Progressed(seat, 0, 0)
+        case "progress":
+            return _tracker.Progressed(seat, event.progress.step, event.progress.total)
+        case "succeeded":
+            return _tracker.Finished(seat, _tracker.Ending.SUCCEEDED)
+        case "failed":
+            error = errors.from_message(event.failed.error)
+            return _tracker.Finished(seat, _tracker.Ending.FAILED, error)
+        case "cancelled":
+            return _tracker.Finished(seat, _tracker.Ending.CANCELLED)
+        case "handed_over":
+            return _tracker.HandedOver(seat)
+        case _:
+            return None
+
+
+def of_listing(seat: _tracker.Seat, generation: worker_pb2.Generation) -> _tracker.Stimulus | None:
+    """Return what an entry of a listing means; None for a state of a newer worker."""
+    if generation.state in _events.STATES_BY_WIRE:
+        return _tracker.Listed(seat)
+    match generation.state:
+        case worker_pb2.GENERATION_STATE_SUCCEEDED:
+            return _tracker.Finished(seat, _tracker.Ending.SUCCEEDED)
+        case worker_pb2.GENERATION_STATE_FAILED:
+            error = errors.from_message(generation.error)
+            return _tracker.Finished(seat, _tracker.Ending.FAILED, error)
+        case worker_pb2.GENERATION_STATE_CANCELLED:
+            return _tracker.Finished(seat, _tracker.Ending.CANCELLED)
+        case worker_pb2.GENERATION_STATE_HANDED_OVER:
+            return _tracker.HandedOver(seat)
+        case _:
+            return None
+
+
+def note_event(
+    record: _record.Record, seat: _tracker.Seat, kind: str, event: worker_pb2.GenerationEvent
+) -> None:
+    """Keep for the user what an event tells; of strays nothing but their end."""
+    if kind in _TERMINAL:
+        # Told once what it means for the request is clear.
+        record.last_event = event
+        if kind == "succeeded":
+            record.announced[seat.incarnation] = event.succeeded.result
+        return
+    if record.tracker.seat != seat:
+        return
+    record.worker = seat.worker
+    record.state = _events.STATES_BY_EVENT.get(kind, record.state)
+    if kind == "progress":
+        record.progress = _events.to_progress(event.progress)
+    record.note(kind, seat.worker, event)
+
+
+def note_listing(
+    record: _record.Record, seat: _tracker.Seat, generation: worker_pb2.Generation
+) -> None:
+    """Keep for the user what an entry of a listing tells."""
+    if generation.state == worker_pb2.GENERATION_STATE_SUCCEEDED:
+        record.announced[seat.incarnation] = generation.result
+    if record.tracker.seat != seat:
+        return
+    record.worker = seat.worker
+    record.state = _events.STATES_BY_WIRE.get(generation.state, record.state)
+    if generation.progress.step:
+        record.progress = _events.to_progress(generation.progress)

@@ -1,0 +1,109 @@
+"""Which worker gets a request: a pure function of what is known of the workers.
+
+Work goes to a worker's own queue at once, where it survives the engine; a request is held
+back only while no worker takes it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAX_IN_FLIGHT = 32
+"""Submits to one worker whose answer is awaited; bounds what a burst has in the air."""
+
+
+class Demand(NamedTuple):
+    """What a request needs of a worker."""
+
+    model: str = ""
+    """Empty: any."""
+    adapters: tuple[str, ...] = ()
+    """Names of LoRA adapters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A worker as the engine sees it now."""
+
+    name: str
+    model: str = ""
+    """The folder name or hub id that it was started with."""
+    adapters: frozenset[str] = frozenset()
+    """Resident ones."""
+    loading: frozenset[str] = frozenset()
+    """Those that it will have in a moment."""
+    is_serving: bool = True
+    """Connected, its model loaded, not draining, and not told to be left alone for now."""
+    queued_seconds: float = 0.0
+    """Work ahead of a new request, by its own last report."""
+    queued: int = 0
+    """Requests of all engines in its queue, by its own last report."""
+    max_queued: int = 0
+    """Bound on `queued`; 0: none is known."""
+    unreported: int = 0
+    """Requests that this engine sent since that report."""
+    in_flight: int = 0
+    """Of those, the ones whose answer is awaited."""
+
+
+def choose(
+    demand: Demand, candidates: Iterable[Candidate], *, typical_seconds: float
+) -> Candidate | None:
+    """Return the worker that takes a request soonest; None where none does now.
+
+    Resident adapters come first, then the least seconds of work ahead, then the name, so
+    that equal situations give equal answers.
+
+    Args:
+        demand: What the request needs.
+        candidates: All workers.
+        typical_seconds: Of work in one request, for those that no report tells of yet.
+    """
+    able = [candidate for candidate in candidates if is_able(demand, candidate)]
+    if not able:
+        return None
+    wanted = frozenset(demand.adapters)
+
+    def rank(candidate: Candidate) -> tuple[int, float, str]:
+        absent = len(wanted - candidate.adapters)
+        ahead = candidate.queued_seconds + candidate.unreported * typical_seconds
+        return absent, ahead, candidate.name
+
+    return min(able, key=rank)
+
+
+def is_able(demand: Demand, candidate: Candidate) -> bool:
+    """Tell whether a worker would take a request now."""
+    has_room = not candidate.max_queued or (
+        candidate.queued + candidate.unreported < candidate.max_queued
+    )
+    return (
+        candidate.is_serving
+        and candidate.in_flight < MAX_IN_FLIGHT
+        and has_room
+        and candidate.loading.isdisjoint(demand.adapters)
+        and serves(candidate.model, demand.model)
+    )
+
+
+def serves(model: str, wanted: str) -> bool:
+    """Tell whether a worker's model is the wanted one; where either is unknown, it is.
+
+    A folder is known by its last name on the worker, and perhaps by its whole path here.
+    """
+    if not wanted or not model or model == wanted:
+        return True
+    return pathlib.PurePath(model).name == pathlib.PurePath(wanted).name
+
+
+def backoff(failures: int, jitter: float) -> float:
+    """Return the seconds to wait after a number of failures in a row.
+
+    Args:
+        failures: From 1.
+        jitter: Drawn from [0, 1), so that many requests do not come back at once.
+    """
+    return float(min(0.05 * 2.0 ** min(failures - 1, 10), 10.0) * (0.5 + 0.5 * jitter))

@@ -1,0 +1,60 @@
+"""Requests that no worker has yet, in the order in which they are to go out."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kubediffusion import _placement, _tracker
+
+if TYPE_CHECKING:
+    from kubediffusion import _record, _session
+
+    Pair = tuple[_record.Record, _session.Session]
+
+
+class WaitingRoom:
+    """Holds requests back while no worker takes them: by priority, then first come.
+
+    Those with the same demand wait in one line, so that one request that no worker can
+    serve does not hold up the others, and a full house costs one look for each demand.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[_placement.Demand, list[tuple[int, int, _record.Record]]] = {}
+        self._present: set[str] = set()
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._present)
+
+    def add(self, record: _record.Record) -> None:
+        """Let a request wait; once, however often it is added."""
+        if record.request_id in self._present:
+            return
+        self._present.add(record.request_id)
+        line = self._lines.setdefault(record.demand, [])
+        heapq.heappush(line, (-record.priority, next(self._numbers), record))
+
+    def next(self, sessions: Sequence[_session.Session], *, typical_seconds: float) -> Pair | None:
+        """Take out a request that a worker takes now, with that worker; None: there is none."""
+        candidates = [session.candidate() for session in sessions]
+        for demand, line in list(self._lines.items()):
+            self._drop_gone(line)
+            if not line:
+                del self._lines[demand]
+                continue
+            chosen = _placement.choose(demand, candidates, typical_seconds=typical_seconds)
+            if chosen is not None:
+                _, _, record = heapq.heappop(line)
+                self._present.discard(record.request_id)
+                return record, sessions[candidates.index(chosen)]
+        return None
+
+    def _drop_gone(self, line: list[tuple[int, int, _record.Record]]) -> None:
+        """Remove those from the head that were cancelled or turned up elsewhere."""
+        while line and line[0][2].tracker.phase is not _tracker.Phase.WAITING:
+            _, _, record = heapq.heappop(line)
+            self._present.discard(record.request_id)
