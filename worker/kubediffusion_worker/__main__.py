@@ -2,21 +2,20 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    from kubediffusion_worker import conductor
+from kubediffusion_worker import model, runs
+
+Load = Callable[[model.ModelConfig], runs.LoadedPipeline]
 
 
-def main(
-    arguments: Sequence[str] | None = None, *, load: "conductor.Load | None" = None
-) -> NoReturn:
+def main(arguments: Sequence[str] | None = None, *, load: Load = model.load) -> NoReturn:
     """Be a worker until the end of the process.
 
     Args:
         arguments: The command line without the program; None: that of the process.
-        load: Loads the pipeline; None: the model of the command line.
+        load: Loads the model of the command line.
     """
     # gRPC's core reads it when it is loaded. Whatever clients send, it says nothing.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -28,9 +27,10 @@ def main(
     os._exit(code)
 
 
-def _run(arguments: Sequence[str], load: "conductor.Load | None") -> int:
+def _run(arguments: Sequence[str], load: Load) -> int:
     # Late, because of the environment: all of these load gRPC.
     import asyncio
+    import functools
 
     from kubediffusion_worker import arguments as command_line
     from kubediffusion_worker import logs, process
@@ -42,7 +42,8 @@ def _run(arguments: Sequence[str], load: "conductor.Load | None") -> int:
         # torch reads them when it is imported, which comes after the first calls.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
     logs.configure(settings.log_format, settings.log_level)
-    return asyncio.run(process.serve(settings, load=load))
+    load_it = functools.partial(load, settings.worker.model)
+    return asyncio.run(process.serve(settings, load=load_it))
 
 
 if __name__ == "__main__":

@@ -380,6 +380,8 @@ class Conductor:
                 break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._change(), remaining)
+        # What the budget did not suffice for is handed over now, not at some later tick.
+        self.tell(stimuli.Ticked(now=self.clock()))
         await self.watches.caught_up(LAST_WORDS_SECONDS)
         self.watches.end_all(errors.WorkerGoneError("the worker has ended"))
         for job in self._jobs.values():

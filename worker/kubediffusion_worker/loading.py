@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import warnings
 from collections.abc import Mapping
 
 import diffusers
@@ -15,8 +16,9 @@ from huggingface_hub import utils as hub_utils
 from kubediffusion_worker import fingerprint, model, pipeline
 
 _INDEX = "model_index.json"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _DENOISERS = ("unet", "transformer", "prior", "decoder", "controlnet", "dit")
 _DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -32,7 +34,10 @@ def load(config: model.ModelConfig) -> pipeline.SharedPipeline:
     folder = _folder(config)
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
     _check_folder(folder, config)
-    loaded = _from_folder(folder, config, _dtype(config, device))
+    with warnings.catch_warnings():
+        # The libraries warn of what is old in a model, which is nobody's to change here.
+        warnings.simplefilter("ignore")
+        loaded = _from_folder(folder, config, _dtype(config, device))
     _place(loaded, config, device)
     return pipeline.SharedPipeline(
         loaded,
@@ -138,19 +143,34 @@ def _check_folder(folder: pathlib.Path, config: model.ModelConfig) -> None:
             f"model {config.model!r} must be made of diffusers' own classes; found code of its "
             "own, which is never run",
         )
-    if not isinstance(getattr(diffusers, class_name, None), type):
+    if not _is_pipeline(getattr(diffusers, class_name, None)):
         raise model.ModelLoadError(
             "UNKNOWN_PIPELINE",
             f"model {config.model!r} needs the class {class_name!r}, which diffusers "
             f"{diffusers.__version__} does not have; upgrade diffusers",
         )
-    if not any(folder.rglob("*.safetensors")):
-        found = "pickled weights only" if _has_pickles(folder) else "no weights"
+    found = _not_safe(folder)
+    if found:
         raise model.ModelLoadError(
             "NO_SAFETENSORS",
             f"model {config.model!r} must have safetensors weights; found {found}; convert it "
             "with save_pretrained",
         )
+
+
+def _is_pipeline(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, pipeline_utils.DiffusionPipeline)
+
+
+def _not_safe(folder: pathlib.Path) -> str:
+    """Says what is wrong with the files of weights; empty where nothing is."""
+    files = list(folder.rglob("*"))
+    safe = {file.parent for file in files if file.suffix == ".safetensors"}
+    pickled = {file.parent for file in files if file.suffix in _PICKLES} - safe
+    if pickled:
+        names = sorted(part.relative_to(folder).as_posix() for part in pickled)
+        return f"pickled ones only in {', '.join(names)}"
+    return "" if safe else "none"
 
 
 def _index(folder: pathlib.Path, config: model.ModelConfig) -> dict[str, object]:
@@ -175,19 +195,13 @@ def _index(folder: pathlib.Path, config: model.ModelConfig) -> dict[str, object]
     return index
 
 
-def _has_pickles(folder: pathlib.Path) -> bool:
-    return any(
-        file.suffix in (".bin", ".ckpt", ".pt", ".pth", ".msgpack") for file in folder.rglob("*")
-    )
-
-
 def _from_folder(
     folder: pathlib.Path, config: model.ModelConfig, dtype: torch.dtype
 ) -> pipeline_utils.DiffusionPipeline:
     try:
         loaded = pipeline_utils.DiffusionPipeline.from_pretrained(
             str(folder),
-            torch_dtype=dtype,
+            dtype=dtype,
             variant=config.variant or None,
             use_safetensors=True,
             local_files_only=True,

@@ -54,13 +54,36 @@ async def serve(settings: config.ProcessConfig, *, load: conductor.Load | None =
         load: Loads the pipeline; None: the model of the settings.
     """
     worker = runtime.WorkerRuntime(settings.worker, load=load)
+    end = _End()
+    end.follow_signals(worker)
     try:
         async with _listening(settings, worker):
-            return await _live(settings, worker)
+            return await _live(settings, worker, end)
     except channels.ListenError as error:
         return _give_up(ExitCode.LISTEN, str(error))
     except (errors.InvalidRequestError, errors.UntrustedPeerError) as error:
         return _give_up(ExitCode.USAGE, error.message)
+
+
+class _End:
+    """Knows whether the process was told to end; from before anybody can know of it."""
+
+    def __init__(self) -> None:
+        self.is_asked_for = False
+        self.is_near = asyncio.Event()
+        self._hurries: set[asyncio.Task[None]] = set()
+
+    def follow_signals(self, worker: runtime.WorkerRuntime) -> None:
+        """Let the first signal begin the end, and a second one hurry it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ask, worker)
+
+    def _ask(self, worker: runtime.WorkerRuntime) -> None:
+        if self.is_asked_for:
+            self._hurries.add(asyncio.ensure_future(worker.close(0.0)))
+        self.is_asked_for = True
+        self.is_near.set()
 
 
 @asynccontextmanager
@@ -84,18 +107,18 @@ async def _listening(
         if known is not None:
             stack.push_async_callback(known.stop)
         if settings.parent_fd is not None:
-            parenthood.follow(settings.parent_fd, lambda: _leave_nothing(address, known))
+            _follow_parent(settings.parent_fd, address, known)
         _say_where(settings, worker, address, http)
         yield
 
 
-async def _live(settings: config.ProcessConfig, worker: runtime.WorkerRuntime) -> ExitCode:
-    asked, over = asyncio.Event(), asyncio.Event()
-    _on_signals(worker, asked, over)
+async def _live(
+    settings: config.ProcessConfig, worker: runtime.WorkerRuntime, end: _End
+) -> ExitCode:
+    worker.failed.add_done_callback(lambda _: end.is_near.set())
     await worker.start()
-    worker.failed.add_done_callback(lambda _: over.set())
-    await over.wait()
-    if not asked.is_set():
+    await end.is_near.wait()
+    if not end.is_asked_for:
         return await _fail(worker, worker.failed.result())
     await worker.close(settings.grace)
     logger.info("Worker ends")
@@ -110,21 +133,6 @@ async def _fail(worker: runtime.WorkerRuntime, failure: conductor.Failure) -> Ex
         await worker.close(FAREWELL_SECONDS)
         return _give_up(ExitCode.DEVICE, failure.message)
     assert_never(failure.kind)
-
-
-def _on_signals(worker: runtime.WorkerRuntime, asked: asyncio.Event, over: asyncio.Event) -> None:
-    """Let the first signal begin the end, and a second one hurry it."""
-    shortened: set[asyncio.Task[None]] = set()
-
-    def end() -> None:
-        if asked.is_set():
-            shortened.add(asyncio.ensure_future(worker.close(0.0)))
-        asked.set()
-        over.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
 
 
 async def _announce(
@@ -146,6 +154,17 @@ async def _announce(
     known = announcement.Announcement(entry, settings.registry)
     await known.start()
     return known
+
+
+def _follow_parent(
+    parent_fd: int, address: addresses.Address, known: announcement.Announcement | None
+) -> None:
+    try:
+        parenthood.follow(parent_fd, lambda: _leave_nothing(address, known))
+    except OSError as error:
+        raise errors.InvalidRequestError.at(
+            "--parent-fd", f"must be an open file; found {parent_fd}: {error.strerror}"
+        ) from error
 
 
 def _say_where(

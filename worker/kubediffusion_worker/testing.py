@@ -9,7 +9,11 @@ It does what the request says: `num_inference_steps` steps, and by `extra_args`
 - `is_gated`: whether each step needs a permit of `FakePipeline.gate`.
 
 Its outputs follow from the seed alone. `python -m kubediffusion_worker.testing` is a worker
-process with such a pipeline, started like any other.
+process with such a pipeline, started like any other. Its model may be called
+
+- "broken", which cannot be loaded,
+- "slow:" and the path of a file without which it is not loaded,
+- anything else.
 """
 
 import asyncio
@@ -235,10 +239,7 @@ class FakeRun:
         if script.step_seconds:
             self._cancelled.wait(script.step_seconds)
         if script.wait_for is not None:
-            end = time.monotonic() + WAIT_SECONDS
-            while not script.wait_for.exists() and time.monotonic() < end:
-                if self._cancelled.wait(0.01):
-                    return
+            _wait_for(script.wait_for, self._cancelled)
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
@@ -264,6 +265,12 @@ class FakeRun:
             )
             for index in range(count)
         ]
+
+
+def _wait_for(path: pathlib.Path, cancelled: threading.Event) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not path.exists() and time.monotonic() < end and not cancelled.wait(0.01):
+        pass
 
 
 def output_bytes(seed: int, size: int) -> bytes:
@@ -311,9 +318,22 @@ async def a_runtime(
         await worker.close(0.0)
 
 
+def load(wanted: model.ModelConfig) -> FakePipeline:
+    """Load a fake pipeline; see the module for what its name may say.
+
+    Raises:
+        ModelLoadError: It is called "broken".
+    """
+    if wanted.model == "broken":
+        raise model.ModelLoadError("MODEL_NOT_FOUND", "there is no such fake model")
+    if wanted.model.startswith("slow:"):
+        _wait_for(pathlib.Path(wanted.model.removeprefix("slow:")), threading.Event())
+    return FakePipeline()
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Be a worker process with a fake pipeline."""
-    program.main(arguments, load=FakePipeline)
+    program.main(arguments, load=load)
 
 
 if __name__ == "__main__":

@@ -134,10 +134,10 @@ class Watch:
             if response is not None:
                 yield response
                 continue
-            if self.error is not None:
-                raise self.error
             if self._asked.until_terminal and self._is_complete():
                 return
+            if self.error is not None:
+                raise self.error
             self.on_idle()
             await self._sleep(self.due() - clock())
 
