@@ -91,6 +91,8 @@ def after(death: Death, history: History, policy: RespawnPolicy) -> Respawn | Gi
     """Decide what follows a death."""
     if death.exit_code in (USAGE_CODE, LOAD_CODE):
         return GiveUp(because="another start would end the same way")
+    if death.exit_code is None and not history.has_served:
+        return GiveUp(because="raise start_timeout if it only needs longer")
     is_first = death.served_seconds >= policy.stable_seconds
     deaths = 1 if is_first else history.deaths_in_a_row + 1
     has_served = history.has_served or death.served_seconds > 0

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 
 from kubediffusion import errors
@@ -24,7 +25,7 @@ _LONGEST_NAME = "worker-9999.sock"
 
 
 class SocketFolder:
-    """A new folder of mode 0700 that is removed on `close`.
+    """A new folder of mode 0700 that is removed on `close`, or at the end of this process.
 
     The folder is locked for the life of this process, so that folders that were left behind
     by killed engines are recognized and removed by the next one, across containers too.
@@ -36,7 +37,8 @@ class SocketFolder:
     def __init__(self) -> None:
         parent = _parent()
         _remove_leftovers(parent)
-        self.path, self._lock = _locked_folder(parent)
+        self.path, lock = _locked_folder(parent)
+        self._remove = weakref.finalize(self, _remove, self.path, lock, os.getpid())
 
     def socket(self, name: str) -> pathlib.Path:
         """Return the path of a worker's socket, with nothing there."""
@@ -46,11 +48,13 @@ class SocketFolder:
 
     def close(self) -> None:
         """Remove the folder with all that is in it. Idempotent."""
-        if self._lock < 0:
-            return
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-        self._lock = -1
+        self._remove()
+
+
+def _remove(path: pathlib.Path, lock: int, process_id: int) -> None:
+    if os.getpid() == process_id:  # A forked child ends without touching its parent's files.
+        shutil.rmtree(path, ignore_errors=True)
+    os.close(lock)
 
 
 def _locked_folder(parent: pathlib.Path) -> tuple[pathlib.Path, int]:

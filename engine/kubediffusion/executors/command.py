@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _RESERVED = ("listen", "name", "parent_fd", "registry", "tls_cert", "tls_key", "tls_ca")
 """Flags that the executor itself decides on."""
+
+_WITHOUT_FLAG = ("vae_use_slicing", "vae_use_tiling")
+"""Names of the configuration that workers cannot honour yet."""
 
 _GPU_PATTERN = re.compile(r"nvidia[0-9]+")
 
@@ -50,6 +54,17 @@ def model_flags(config: _config.OmniDiffusionConfig) -> list[str]:
     for name, source in _settings.adapter_sources(config).items():
         flags += ["--lora", f"{name}={source}"]
     return [*flags, *_further(config.worker_options)]
+
+
+def warn_of_the_ignored(config: _config.OmniDiffusionConfig) -> None:
+    """Warn of what is asked for, but has no flag of the worker yet."""
+    asked = [name for name in _WITHOUT_FLAG if getattr(config, name)]
+    if asked:
+        warnings.warn(
+            f"workers do not honour {' and '.join(asked)} yet: the VAE decodes as it is",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def count(config: _config.OmniDiffusionConfig) -> int:

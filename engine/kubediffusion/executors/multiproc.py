@@ -35,6 +35,7 @@ class MultiProcDiffusionExecutor(linked.LinkedExecutor):
     """Seconds that a worker gets to end by itself; the engine has let go of its work."""
 
     def _init_executor(self) -> None:
+        command.warn_of_the_ignored(self.config)
         self._flags = command.model_flags(self.config)
         self._shares = command.shares(self.config, _this_machine())
         self._folder: _sockets.SocketFolder | None = None

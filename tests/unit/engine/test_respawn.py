@@ -35,6 +35,13 @@ def test_what_would_end_the_same_way_is_not_started_again(code: int) -> None:
     assert isinstance(decision, _respawn.GiveUp)
 
 
+def test_a_first_start_that_takes_too_long_is_not_tried_again() -> None:
+    late = _respawn.Death(exit_code=None, served_seconds=0.0)
+    assert delays(late) == []
+    history = _respawn.History(deaths_in_a_row=1, has_served=True)
+    assert isinstance(_respawn.after(late, history, POLICY), _respawn.Respawn)
+
+
 def test_a_long_life_makes_up_for_earlier_deaths() -> None:
     history = _respawn.History(deaths_in_a_row=8, has_served=True)
     death = _respawn.Death(exit_code=-9, served_seconds=POLICY.stable_seconds)

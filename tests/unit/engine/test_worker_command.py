@@ -47,6 +47,12 @@ def test_options_become_flags(options: dict[str, Any], flags: list[str]) -> None
     assert command.model_flags(config(**options))[6:] == flags
 
 
+def test_what_workers_cannot_honour_yet_is_said() -> None:
+    with pytest.warns(UserWarning, match="vae_use_slicing and vae_use_tiling"):
+        command.warn_of_the_ignored(config(vae_use_slicing=True, vae_use_tiling=True))
+    command.warn_of_the_ignored(config())
+
+
 def test_a_model_must_be_named() -> None:
     with pytest.raises(errors.ConfigError, match="model"):
         command.model_flags(config(model=""))
