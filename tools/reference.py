@@ -196,7 +196,9 @@ def _options(command: click.Command) -> str:
 def _option_row(option: click.Option) -> tuple[str, str, str]:
     value = "" if option.is_flag else f" {_metavar(option)}"
     names = ", ".join(_code(name) for name in option.opts)
-    repeats = " May be repeated." if option.multiple else ""
+    repeats = (
+        " May be repeated." if option.multiple and "repeated" not in (option.help or "") else ""
+    )
     return (
         f"{names}{_code(value.strip()) and ' ' + _code(value.strip())}",
         _given(option),
