@@ -29,6 +29,8 @@ class Scenes:
     idle_client: wire_programs.Program
     patient_client: wire_programs.Program
     left_server: wire_programs.Program
+    late_server: wire_programs.Program
+    late_client: wire_programs.Program
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,13 +40,14 @@ def scenes() -> Iterator[Scenes]:
         def start(name: str, *arguments: str) -> wire_programs.Program:
             return stack.enter_context(wire_programs.Program(name, *arguments))
 
-        stopped, lively = (start("wire_server", "127.0.0.1:0") for _ in range(2))
+        stopped, lively, late = (start("wire_server", "127.0.0.1:0") for _ in range(3))
         address, lively_address = stopped.line(), lively.line()
         clients = [
             start("wire_client", f"quiet:{SILENCE}", lively_address),
             start("wire_client", "busy", address),
             start("wire_client", "quiet:600", address),
             start("wire_client", "idle", address),
+            start("wire_client", "quiet:600", late.line()),
             start("wire_client", "quiet:600", lively_address),
         ]
         for client in clients:
@@ -57,6 +60,8 @@ def scenes() -> Iterator[Scenes]:
             silent_client=clients[2],
             idle_client=clients[3],
             left_server=lively,
+            late_server=late,
+            late_client=clients[4],
         )
 
 
@@ -185,6 +190,13 @@ def test_a_stopped_worker_is_noticed_without_any_call(scenes: Scenes) -> None:
 def test_a_stopped_client_is_noticed_by_the_worker(scenes: Scenes) -> None:
     said = [scenes.left_server.line() for _ in range(3)]
     assert said[-1] == "watch of quiet:600 ends"
+
+
+def test_a_worker_that_stops_after_a_long_silence_is_noticed_as_soon(scenes: Scenes) -> None:
+    # By now, after the test before, three pings have been sent with no data in between; by
+    # default gRPC would go on with one a minute.
+    scenes.late_server.stop()
+    assert scenes.late_client.line(timeout=30) == "WorkerGoneError"
 
 
 def test_a_silent_stream_survives_a_minute_of_pings(scenes: Scenes) -> None:
