@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from kubediffusion import _tracker
+    from kubediffusion import _stimuli
 
 LINGER_SECONDS = 1.0
 """Between giving out a result and letting the worker forget it."""
@@ -28,7 +28,7 @@ MAX_HELD_SHARE = 0.5
 class Held(NamedTuple):
     """A generation whose worker must not forget it yet."""
 
-    seat: _tracker.Seat
+    seat: _stimuli.Seat
     size: int
 
 
@@ -42,17 +42,17 @@ class Acknowledgements:
 
     def __init__(
         self,
-        send: Callable[[str, _tracker.Seat], None],
-        max_bytes: Callable[[_tracker.Seat], int],
+        send: Callable[[str, _stimuli.Seat], None],
+        max_bytes: Callable[[_stimuli.Seat], int],
     ) -> None:
         self._send = send
         self._max_bytes = max_bytes
         self._held: dict[str, collections.OrderedDict[str, Held]] = {}
         self._bytes: collections.Counter[str] = collections.Counter()
-        self._leaving: list[tuple[str, _tracker.Seat]] = []
+        self._leaving: list[tuple[str, _stimuli.Seat]] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def hold(self, request_id: str, seat: _tracker.Seat, size: int) -> None:
+    def hold(self, request_id: str, seat: _stimuli.Seat, size: int) -> None:
         """Let the worker keep a result until it has been given out."""
         held = self._held.setdefault(seat.incarnation, collections.OrderedDict())
         held[request_id] = Held(seat, size)
@@ -88,7 +88,7 @@ class Acknowledgements:
         self._held.pop(incarnation, None)
         self._bytes.pop(incarnation, None)
 
-    def holds(self, request_id: str, seat: _tracker.Seat) -> bool:
+    def holds(self, request_id: str, seat: _stimuli.Seat) -> bool:
         """Tell whether a worker is to keep a generation for now."""
         is_leaving = any(request_id == other for other, _ in self._leaving)
         return is_leaving or request_id in self._held.get(seat.incarnation, ())

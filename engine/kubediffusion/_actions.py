@@ -12,7 +12,7 @@ import random
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kubediffusion import _placement, _tracker
+from kubediffusion import _placement, _stimuli, _tracker
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 
@@ -45,11 +45,11 @@ class Host(Protocol):
         """Who this engine is."""
         ...
 
-    def session_at(self, seat: _tracker.Seat) -> _session.Session | None:
+    def session_at(self, seat: _stimuli.Seat) -> _session.Session | None:
         """Return the session with a worker in a certain life."""
         ...
 
-    def feed(self, record: _record.Record, stimulus: _tracker.Stimulus) -> None:
+    def feed(self, record: _record.Record, stimulus: _stimuli.Stimulus) -> None:
         """Tell a tracker what happened and carry out what it says."""
         ...
 
@@ -85,7 +85,7 @@ class Actions:
             self._long.add(task)
         task.add_done_callback(self._finished)
 
-    def submit(self, record: _record.Record, seat: _tracker.Seat, attempt: int) -> None:
+    def submit(self, record: _record.Record, seat: _stimuli.Seat, attempt: int) -> None:
         """Hand a request to a worker."""
         session = self._host.session_at(seat)
         if session is None:
@@ -95,19 +95,19 @@ class Actions:
         session.unreported += 1
         self.spawn(self._submit(session, record, seat, attempt))
 
-    def ask(self, record: _record.Record, seat: _tracker.Seat) -> None:
+    def ask(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         """Find out whether a worker that left an answer open still lives."""
         self.spawn(self._ask(record, seat), is_long=True)
 
-    def fetch(self, record: _record.Record, seat: _tracker.Seat) -> None:
+    def fetch(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         """Get a result."""
         self.spawn(self._fetch(record, seat), is_long=True)
 
-    def cancel(self, record: _record.Record, seat: _tracker.Seat) -> None:
+    def cancel(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         """Ask a worker to cancel."""
         self.spawn(self._cancel(record, seat))
 
-    def acknowledge(self, request_id: str, seat: _tracker.Seat) -> None:
+    def acknowledge(self, request_id: str, seat: _stimuli.Seat) -> None:
         """Let a worker forget a generation."""
         self.spawn(self._acknowledge(request_id, seat))
 
@@ -134,7 +134,7 @@ class Actions:
         self,
         session: _session.Session,
         record: _record.Record,
-        seat: _tracker.Seat,
+        seat: _stimuli.Seat,
         attempt: int,
     ) -> None:
         try:
@@ -144,12 +144,12 @@ class Actions:
         except errors.WorkerFailedError as error:
             self._refuse(session, record, seat, error)
         except errors.RetryElsewhereError:
-            self._host.feed(record, _tracker.AnswerLost(seat))
+            self._host.feed(record, _stimuli.AnswerLost(seat))
         except errors.KubediffusionError as error:
             self._refuse(session, record, seat, error)
         else:
-            taken = _tracker.Seat(seat.worker, response.incarnation or seat.incarnation)
-            self._host.feed(record, _tracker.Accepted(taken))
+            taken = _stimuli.Seat(seat.worker, response.incarnation or seat.incarnation)
+            self._host.feed(record, _stimuli.Accepted(taken))
         finally:
             session.in_flight -= 1
             self._host.pump()
@@ -158,14 +158,14 @@ class Actions:
         self,
         session: _session.Session,
         record: _record.Record,
-        seat: _tracker.Seat,
+        seat: _stimuli.Seat,
         error: errors.KubediffusionError,
     ) -> None:
         session.unreported = max(0, session.unreported - 1)
         if not isinstance(error, errors.FixRequestError | errors.PoisonedError):
             pause = session.close_for(error.retry_delay)
             asyncio.get_running_loop().call_later(pause, self._host.pump)
-        self._host.feed(record, _tracker.Refused(seat, error))
+        self._host.feed(record, _stimuli.Refused(seat, error))
 
     def _request(self, record: _record.Record, attempt: int) -> worker_pb2.SubmitGenerationRequest:
         request = worker_pb2.SubmitGenerationRequest(
@@ -180,7 +180,7 @@ class Actions:
             request.deadline.FromNanoseconds(round(record.deadline * 1e9))
         return request
 
-    async def _ask(self, record: _record.Record, seat: _tracker.Seat) -> None:
+    async def _ask(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         tries = 0
         while _is_open(record, seat, _tracker.Phase.SUBMITTING):
             tries += 1
@@ -193,10 +193,10 @@ class Actions:
             except errors.KubediffusionError:
                 continue
             if answer.worker.incarnation == seat.incarnation:
-                self._host.feed(record, _tracker.Reached(seat))
+                self._host.feed(record, _stimuli.Reached(seat))
                 return
 
-    async def _fetch(self, record: _record.Record, seat: _tracker.Seat) -> None:
+    async def _fetch(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         slots = self._fetching.setdefault(seat.incarnation, asyncio.Semaphore(MAX_FETCHES))
         damaged = 0
         while _is_open(record, seat, _tracker.Phase.FETCHING):
@@ -209,25 +209,25 @@ class Actions:
             except errors.CorruptDataError as error:
                 damaged += 1
                 if damaged >= MAX_TRIES:
-                    self._host.feed(record, _tracker.FetchFailed(seat, error))
+                    self._host.feed(record, _stimuli.FetchFailed(seat, error))
                     return
             except errors.RetryElsewhereError:
                 pass  # Until the worker is back, or given up.
             except errors.KubediffusionError as error:
-                self._host.feed(record, _tracker.FetchFailed(seat, error))
+                self._host.feed(record, _stimuli.FetchFailed(seat, error))
                 return
             await asyncio.sleep(ASK_SECONDS)
 
     async def _fetch_once(
-        self, session: _session.Session, record: _record.Record, seat: _tracker.Seat
+        self, session: _session.Session, record: _record.Record, seat: _stimuli.Seat
     ) -> None:
         engine_id = self._host.engine_id
         header = record.announced.get(seat.incarnation)
         fetched = await session.link.fetch_result(engine_id, record.request_id, header)
         record.is_kept = await self._delivery.keep(record, fetched)
-        self._host.feed(record, _tracker.Fetched(seat))
+        self._host.feed(record, _stimuli.Fetched(seat))
 
-    async def _cancel(self, record: _record.Record, seat: _tracker.Seat) -> None:
+    async def _cancel(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         request = worker_pb2.CancelGenerationRequest(
             caller=self._host.caller, request_id=record.request_id
         )
@@ -240,7 +240,7 @@ class Actions:
             except errors.StaleEpochError as error:
                 self._host.fence(error)
             except _UNKNOWN_THERE:
-                self._host.feed(record, _tracker.Missing(seat))
+                self._host.feed(record, _stimuli.Missing(seat))
             except errors.RetryElsewhereError:
                 await asyncio.sleep(_placement.backoff(tries + 2, random.random()))
                 continue
@@ -251,7 +251,7 @@ class Actions:
                 )
             return
 
-    async def _acknowledge(self, request_id: str, seat: _tracker.Seat) -> None:
+    async def _acknowledge(self, request_id: str, seat: _stimuli.Seat) -> None:
         request = worker_pb2.AckGenerationRequest(caller=self._host.caller, request_id=request_id)
         for tries in range(1, MAX_TRIES + 1):
             session = self._host.session_at(seat)
@@ -279,5 +279,5 @@ _UNKNOWN_THERE = (
 )
 
 
-def _is_open(record: _record.Record, seat: _tracker.Seat, phase: _tracker.Phase) -> bool:
+def _is_open(record: _record.Record, seat: _stimuli.Seat, phase: _tracker.Phase) -> bool:
     return record.tracker.phase is phase and record.tracker.seat == seat

@@ -261,6 +261,8 @@ def given_config(
 
 async def _begin(core: _core.Core, source: protocol.LinkSource) -> None:
     core.start(source)
+    # So that requests can be checked against what the workers accept.
+    await core.settled()
 
 
 def _stop(loop: _loop.EngineLoop, core: _core.Core) -> None:

@@ -7,9 +7,7 @@ placement about workers, the merge about what a worker turns out to hold.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
@@ -17,18 +15,20 @@ from typing import TYPE_CHECKING, Any, assert_never
 from kubediffusion import (
     _acks,
     _actions,
+    _beginning,
+    _dispatch,
     _events,
     _fleet,
+    _instructions,
     _journal,
     _ledger,
     _lora,
     _news,
-    _placement,
     _reattach,
     _record,
     _session,
+    _stimuli,
     _tracker,
-    _waiting,
     errors,
 )
 from kubediffusion_proto.v1 import worker_pb2
@@ -38,12 +38,6 @@ if TYPE_CHECKING:
     from kubediffusion._links import protocol
 
 logger = logging.getLogger(__name__)
-
-INTRODUCTION_SECONDS = 1.0
-"""That workers get to report their highest epoch before this start takes its own."""
-
-SETTLE_SECONDS = 2.0
-"""That workers get to say what they hold before new work is given out."""
 
 HOUSEKEEPING_SECONDS = 60.0
 
@@ -81,15 +75,11 @@ class Core:
         self._delivery = delivery
         self._actions = _actions.Actions(self, delivery)
         self._acks = _acks.Acknowledgements(self._actions.acknowledge, self._retained_bytes)
-        self._waiting = _waiting.WaitingRoom()
+        self._fleet = _fleet.Fleet(self, takeover_seconds=settings.takeover_seconds)
+        self._dispatcher = _dispatch.Dispatcher(self._fleet, self.feed, self._may_give_out)
         self._services: list[asyncio.Task[None]] = []
         self._adapters = _lora.Adapters(settings.adapters, self.caller, self._actions.spawn)
-        self._fleet = _fleet.Fleet(self, takeover_seconds=settings.takeover_seconds)
-        self._reported = [0]
-        self._has_begun = asyncio.Event()
-        self._has_settled = asyncio.Event()
-        self._is_pump_due = False
-        self._typical_seconds = 1.0
+        self._beginning = _beginning.Beginning(ledger.journal)
 
     @property
     def engine_id(self) -> str:
@@ -103,7 +93,7 @@ class Core:
         for record in self._ledger.recall():
             self._schedule_deadline(record)
             if record.tracker.phase is _tracker.Phase.WAITING:
-                self._waiting.add(record)
+                self._dispatcher.add(record)
             elif record.tracker.phase is _tracker.Phase.RECALLED:
                 self._expect_again(record)
         self._serve(self._follow(source))
@@ -162,17 +152,9 @@ class Core:
 
     async def _begin(self, first: Sequence[_session.Session]) -> None:
         """Take an epoch above all that are known, then let work go out."""
-        await _all_set([each.is_introduced for each in first], INTRODUCTION_SECONDS)
-        journal = self._ledger.journal
-        epoch = _reattach.next_epoch(journal.epoch, self._reported, time.time())
-        try:
-            journal.raise_epoch(epoch)
-        except errors.JournalError as error:
-            logger.error("journal cannot be written", extra={"cause": error.message})
-        self.caller.epoch = epoch
-        self._has_begun.set()
-        await _all_set([each.is_settled for each in first], SETTLE_SECONDS)
-        self._has_settled.set()
+        self.caller.epoch = await self._beginning.take_epoch(first)
+        self._beginning.has_begun.set()
+        await self._beginning.settle(first)
         self.pump()
 
     async def _keep_house(self) -> None:
@@ -180,7 +162,7 @@ class Core:
             self._delivery.remove(self._ledger.prune())
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
-    def session_at(self, seat: _tracker.Seat) -> _session.Session | None:
+    def session_at(self, seat: _stimuli.Seat) -> _session.Session | None:
         """Return the session with a worker in a certain life."""
         return self._fleet.at(seat)
 
@@ -188,11 +170,11 @@ class Core:
 
     def take_report(self, epoch: int) -> None:
         """Take note of the highest epoch that a worker knows."""
-        self._reported.append(epoch)
+        self._beginning.take_report(epoch)
 
     async def may_begin(self) -> None:
         """Wait until the epoch of this start is settled."""
-        await self._has_begun.wait()
+        await self._beginning.has_begun.wait()
 
     def take_life(self, session: _session.Session, former: str) -> None:
         """Bury what sat on earlier lives of a worker."""
@@ -203,7 +185,7 @@ class Core:
         for record in self._ledger.unfinished():
             for seat in _seats(record):
                 if seat.worker == session.link.name and seat.incarnation != incarnation:
-                    self.feed(record, _tracker.Lost(seat))
+                    self.feed(record, _stimuli.Lost(seat))
 
     def lose(self, session: _session.Session, *, is_dead: bool) -> None:
         """Give up what is on a worker."""
@@ -218,7 +200,7 @@ class Core:
             for seat in _seats(record):
                 if seat != session.seat and seat.worker != session.link.name:
                     continue
-                self.feed(record, _tracker.Lost(seat) if is_dead else _tracker.Unreachable(seat))
+                self.feed(record, _stimuli.Lost(seat) if is_dead else _stimuli.Unreachable(seat))
 
     def expected(self, incarnation: str) -> list[str]:
         """Return the ids that a worker is known to have accepted."""
@@ -247,7 +229,7 @@ class Core:
         for decision in decisions:
             self._decide(session.seat, decision)
 
-    def _decide(self, seat: _tracker.Seat, decision: _reattach.Decision) -> None:
+    def _decide(self, seat: _stimuli.Seat, decision: _reattach.Decision) -> None:
         verdict, request_id, generation = decision
         record = self._ledger.get(request_id)
         if record is None and generation is not None and verdict is _reattach.Verdict.ADOPT:
@@ -258,13 +240,13 @@ class Core:
             return
         match verdict:
             case _reattach.Verdict.RESUBMIT:
-                self.feed(record, _tracker.Missing(seat))
+                self.feed(record, _stimuli.Missing(seat))
             case _reattach.Verdict.CONFLICT:
                 error = errors.RequestConflictError(
                     f"request id {request_id!r} is in use for another request on worker "
                     f"{seat.worker!r}; choose a new id"
                 )
-                self.feed(record, _tracker.Contradicted(error))
+                self.feed(record, _stimuli.Contradicted(error))
             case _reattach.Verdict.FORGET:
                 self._forget_again(record, seat)
             case (
@@ -278,12 +260,12 @@ class Core:
             case _:
                 assert_never(verdict)
 
-    def _forget_again(self, record: _record.Record, seat: _tracker.Seat) -> None:
+    def _forget_again(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         if not self._acks.holds(record.request_id, seat):
             self._actions.acknowledge(record.request_id, seat)
 
     def _take_listed(
-        self, record: _record.Record, seat: _tracker.Seat, generation: worker_pb2.Generation
+        self, record: _record.Record, seat: _stimuli.Seat, generation: worker_pb2.Generation
     ) -> None:
         _news.note_listing(record, seat, generation)
         stimulus = _news.of_listing(seat, generation)
@@ -323,7 +305,7 @@ class Core:
                     self.feed(record, stimulus)
 
     def _unknown(
-        self, seat: _tracker.Seat, event: worker_pb2.GenerationEvent
+        self, seat: _stimuli.Seat, event: worker_pb2.GenerationEvent
     ) -> _record.Record | None:
         """Adopt a generation that turns up in the stream."""
         if self._ledger.has_ended(event.request_id):
@@ -361,7 +343,7 @@ class Core:
         """
         records, fresh = self._ledger.take(orders)
         for record in fresh:
-            self._waiting.add(record)
+            self._dispatcher.add(record)
             self._schedule_deadline(record)
         self.pump()
         return records
@@ -373,14 +355,13 @@ class Core:
 
     async def settled(self) -> None:
         """Wait until the workers have said what they hold, or do not answer."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._has_settled.wait(), INTRODUCTION_SECONDS + SETTLE_SECONDS)
+        await self._beginning.settled()
 
     def _schedule_deadline(self, record: _record.Record) -> None:
         if record.deadline is not None:
             delay = max(0.0, record.deadline - time.time())
             loop = asyncio.get_running_loop()
-            loop.call_later(delay, self.feed, record, _tracker.DeadlinePassed())
+            loop.call_later(delay, self.feed, record, _stimuli.DeadlinePassed())
 
     def _expect_again(self, record: _record.Record) -> None:
         """Give up the worker of an earlier start if it does not turn up."""
@@ -388,13 +369,13 @@ class Core:
         def give_up() -> None:
             seat = record.tracker.seat
             if record.tracker.phase is _tracker.Phase.RECALLED and seat is not None:
-                self.feed(record, _tracker.Unreachable(seat))
+                self.feed(record, _stimuli.Unreachable(seat))
 
         asyncio.get_running_loop().call_later(self.settings.takeover_seconds, give_up)
 
     # ------------------------------------------------------------ instructions
 
-    def feed(self, record: _record.Record, stimulus: _tracker.Stimulus) -> None:
+    def feed(self, record: _record.Record, stimulus: _stimuli.Stimulus) -> None:
         """Tell a tracker what happened and carry out what it says."""
         if self.stopped is not None:
             return  # What is under way belongs to the next start.
@@ -402,36 +383,36 @@ class Core:
             self._carry_out(record, instruction)
 
     def _carry_out(  # noqa: C901  # a table
-        self, record: _record.Record, instruction: _tracker.Instruction
+        self, record: _record.Record, instruction: _instructions.Instruction
     ) -> None:
         match instruction:
-            case _tracker.WriteWaiting(attempt, strikes):
+            case _instructions.WriteWaiting(attempt, strikes):
                 self._ledger.write(record, _journal.Waiting(record.request_id, attempt, strikes))
                 self._moved(record)
-            case _tracker.WritePlaced(seat, attempt):
+            case _instructions.WritePlaced(seat, attempt):
                 change = _journal.Placed(record.request_id, *seat, attempt)
                 self._ledger.write(record, change)
-            case _tracker.WriteAccepted(seat):
+            case _instructions.WriteAccepted(seat):
                 record.worker = seat.worker
                 self._ledger.write(record, _journal.Accepted(record.request_id, *seat))
-            case _tracker.WriteCancelling():
+            case _instructions.WriteCancelling():
                 self._ledger.write(record, _journal.Cancelling(record.request_id))
-            case _tracker.WriteEnded():
+            case _instructions.WriteEnded():
                 self._end(record, instruction)
-            case _tracker.Queue(failures):
-                self._queue(record, failures)
-            case _tracker.Submit(seat, attempt):
+            case _instructions.Queue(failures):
+                self._dispatcher.add(record, failures)
+            case _instructions.Submit(seat, attempt):
                 self._actions.submit(record, seat, attempt)
-            case _tracker.Ask(seat):
+            case _instructions.Ask(seat):
                 self._actions.ask(record, seat)
-            case _tracker.Cancel(seat):
+            case _instructions.Cancel(seat):
                 self._actions.cancel(record, seat)
-            case _tracker.Fetch(seat):
+            case _instructions.Fetch(seat):
                 record.worker = seat.worker
                 self._actions.fetch(record, seat)
-            case _tracker.Ack(seat):
+            case _instructions.Ack(seat):
                 self._acknowledge(record, seat)
-            case _tracker.Publish(ending, error):
+            case _instructions.Publish(ending, error):
                 self._publish(record, ending, error)
             case _:
                 assert_never(instruction)
@@ -442,25 +423,19 @@ class Core:
         record.state = _events.GenerationState.PENDING
         record.progress = None
 
-    def _end(self, record: _record.Record, instruction: _tracker.WriteEnded) -> None:
+    def _end(self, record: _record.Record, instruction: _instructions.WriteEnded) -> None:
         is_written = self._ledger.end(record, instruction)
-        record.is_kept = record.is_kept and is_written
+        record.final_seat = instruction.seat
+        is_success = instruction.ending is _stimuli.Ending.SUCCEEDED
+        is_stored = record.is_kept if is_success else self._ledger.journal.is_durable
+        record.is_kept = is_written and is_stored
         if record.header is not None:
-            seconds = record.header.metrics.compute_seconds
-            self._typical_seconds += 0.1 * (seconds - self._typical_seconds)
+            self._dispatcher.learn(record.header.metrics.compute_seconds)
 
-    def _queue(self, record: _record.Record, failures: int) -> None:
-        if failures == 0:
-            self._waiting.add(record)
-            self.pump()
-            return
-        pause = _placement.backoff(failures, random.random())
-        asyncio.get_running_loop().call_later(pause, self._queue, record, 0)
-
-    def _acknowledge(self, record: _record.Record, seat: _tracker.Seat) -> None:
-        """Acknowledge now what is safe here, and later what only its worker has."""
-        is_safe = record.is_kept or not record.is_ended or record.is_delivered
-        if is_safe or record.tracker.is_cancelling:
+    def _acknowledge(self, record: _record.Record, seat: _stimuli.Seat) -> None:
+        """Acknowledge now what is safe here, and later what only its worker remembers."""
+        is_safe = record.is_kept or record.is_delivered or record.tracker.is_cancelling
+        if is_safe or seat != record.final_seat:
             self._actions.acknowledge(record.request_id, seat)
         else:
             size = record.header.size if record.header is not None else 0
@@ -469,7 +444,7 @@ class Core:
     def _publish(
         self,
         record: _record.Record,
-        ending: _tracker.Ending,
+        ending: _stimuli.Ending,
         error: errors.KubediffusionError | None,
     ) -> None:
         record.announced.clear()
@@ -480,22 +455,12 @@ class Core:
             self._delivery.forget(old)
         self._fleet.reap()
 
-    # ------------------------------------------------------------ placement
-
     def pump(self) -> None:
-        """Look for workers for the requests that wait, once all news has been taken in."""
-        if not self._is_pump_due and self._has_settled.is_set() and self.stopped is None:
-            self._is_pump_due = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        """Look for workers for the requests that wait."""
+        self._dispatcher.pump()
 
-    def _pump(self) -> None:
-        self._is_pump_due = False
-        while self.stopped is None:
-            pair = self._waiting.next(self._fleet.sessions, typical_seconds=self._typical_seconds)
-            if pair is None:
-                return
-            record, session = pair
-            self.feed(record, _tracker.Assigned(session.seat))
+    def _may_give_out(self) -> bool:
+        return self.stopped is None and self._beginning.has_settled.is_set()
 
     # ------------------------------------------------------------ workers
 
@@ -518,22 +483,15 @@ class Core:
         self.check_running()
         return await self._adapters.unload(self._fleet.attached, name)
 
-    def _retained_bytes(self, seat: _tracker.Seat) -> int:
+    def _retained_bytes(self, seat: _stimuli.Seat) -> int:
         session = self.session_at(seat)
         return 0 if session is None else session.worker.limits.max_retained_bytes
 
 
-def _seats(record: _record.Record) -> list[_tracker.Seat]:
+def _seats(record: _record.Record) -> list[_stimuli.Seat]:
     """Return all seats at which a request may be alive."""
     seat = record.tracker.seat
     return [*record.tracker.strays, *([] if seat is None else [seat])]
-
-
-async def _all_set(events: Sequence[asyncio.Event], timeout: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
-            for event in events:
-                await event.wait()
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kubediffusion import _events, _lora, _tracker, _workers, errors
+from kubediffusion import _events, _lora, _stimuli, _workers, errors
 
 if TYPE_CHECKING:
     from kubediffusion import _core, _delivery, _ledger, _output, _record
@@ -67,7 +67,7 @@ class Desk:
         """Ask for cancels; the outcome of each tells what came of it."""
         self._core.check_running()
         for record in records:
-            self._core.feed(record, _tracker.CancelAsked())
+            self._core.feed(record, _stimuli.CancelAsked())
 
     async def output(self, record: _record.Record) -> _output.OmniRequestOutput:
         """Wait for the end of a request and return its outcome."""

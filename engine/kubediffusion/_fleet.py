@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kubediffusion import _session, _tracker
+from kubediffusion import _session, _stimuli
 
 if TYPE_CHECKING:
     from kubediffusion._links import protocol
@@ -50,7 +50,7 @@ class Fleet:
             session.poke()
         self.reap()
 
-    def at(self, seat: _tracker.Seat) -> _session.Session | None:
+    def at(self, seat: _stimuli.Seat) -> _session.Session | None:
         """Return the session with a worker in a certain life, within reach if possible."""
         found = [each for each in self._tasks if each.worker.incarnation == seat.incarnation]
         attached = [session for session in found if session.is_attached]

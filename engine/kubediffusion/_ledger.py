@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from kubediffusion import _journal, _record, _tracker, errors
+from kubediffusion import _instructions, _journal, _record, _stimuli, errors
 from kubediffusion_wire import errors as wire_errors
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Ledger:
             self._keep(record)
         return [batch[order.request_id] for order in orders], fresh
 
-    def adopt(self, generation: worker_pb2.Generation, seat: _tracker.Seat) -> _record.Record:
+    def adopt(self, generation: worker_pb2.Generation, seat: _stimuli.Seat) -> _record.Record:
         """Take a generation that a worker has and nobody here knows."""
         record = _record.Record.of_generation(
             generation, seat, max_attempts=self._settings.max_attempts
@@ -154,7 +154,7 @@ class Ledger:
         self._is_failing = False
         return True
 
-    def end(self, record: _record.Record, instruction: _tracker.WriteEnded) -> bool:
+    def end(self, record: _record.Record, instruction: _instructions.WriteEnded) -> bool:
         """Write an outcome down, later again where the storage fails now."""
         self._unfinished -= 1
         self._bytes -= record.size
@@ -265,9 +265,9 @@ class Ledger:
         asyncio.get_running_loop().call_later(REWRITE_SECONDS, write_again)
 
 
-def _ended(record: _record.Record, instruction: _tracker.WriteEnded) -> _journal.Ended:
+def _ended(record: _record.Record, instruction: _instructions.WriteEnded) -> _journal.Ended:
     error = instruction.error
-    is_success = instruction.ending is _tracker.Ending.SUCCEEDED
+    is_success = instruction.ending is _stimuli.Ending.SUCCEEDED
     header = record.header if is_success else None
     return _journal.Ended(
         record.request_id,

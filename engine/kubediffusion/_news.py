@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubediffusion import _events, _record, _tracker
+from kubediffusion import _events, _record, _stimuli
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 
@@ -10,47 +10,47 @@ _TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
 def of_event(
-    seat: _tracker.Seat, kind: str, event: worker_pb2.GenerationEvent
-) -> _tracker.Stimulus | None:
+    seat: _stimuli.Seat, kind: str, event: worker_pb2.GenerationEvent
+) -> _stimuli.Stimulus | None:
     """Return what an event of a stream means; None where it changes nothing."""
     match kind:
         case "started":
-            return _tracker.Progressed(seat, 0, 0)
+            return _stimuli.Progressed(seat, 0, 0)
         case "progress":
-            return _tracker.Progressed(seat, event.progress.step, event.progress.total)
+            return _stimuli.Progressed(seat, event.progress.step, event.progress.total)
         case "succeeded":
-            return _tracker.Finished(seat, _tracker.Ending.SUCCEEDED)
+            return _stimuli.Finished(seat, _stimuli.Ending.SUCCEEDED)
         case "failed":
             error = errors.from_message(event.failed.error)
-            return _tracker.Finished(seat, _tracker.Ending.FAILED, error)
+            return _stimuli.Finished(seat, _stimuli.Ending.FAILED, error)
         case "cancelled":
-            return _tracker.Finished(seat, _tracker.Ending.CANCELLED)
+            return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED)
         case "handed_over":
-            return _tracker.HandedOver(seat)
+            return _stimuli.HandedOver(seat)
         case _:
             return None
 
 
-def of_listing(seat: _tracker.Seat, generation: worker_pb2.Generation) -> _tracker.Stimulus | None:
+def of_listing(seat: _stimuli.Seat, generation: worker_pb2.Generation) -> _stimuli.Stimulus | None:
     """Return what an entry of a listing means; None for a state of a newer worker."""
     if generation.state in _events.STATES_BY_WIRE:
-        return _tracker.Listed(seat)
+        return _stimuli.Listed(seat)
     match generation.state:
         case worker_pb2.GENERATION_STATE_SUCCEEDED:
-            return _tracker.Finished(seat, _tracker.Ending.SUCCEEDED)
+            return _stimuli.Finished(seat, _stimuli.Ending.SUCCEEDED)
         case worker_pb2.GENERATION_STATE_FAILED:
             error = errors.from_message(generation.error)
-            return _tracker.Finished(seat, _tracker.Ending.FAILED, error)
+            return _stimuli.Finished(seat, _stimuli.Ending.FAILED, error)
         case worker_pb2.GENERATION_STATE_CANCELLED:
-            return _tracker.Finished(seat, _tracker.Ending.CANCELLED)
+            return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED)
         case worker_pb2.GENERATION_STATE_HANDED_OVER:
-            return _tracker.HandedOver(seat)
+            return _stimuli.HandedOver(seat)
         case _:
             return None
 
 
 def note_event(
-    record: _record.Record, seat: _tracker.Seat, kind: str, event: worker_pb2.GenerationEvent
+    record: _record.Record, seat: _stimuli.Seat, kind: str, event: worker_pb2.GenerationEvent
 ) -> None:
     """Keep for the user what an event tells; of strays nothing but their end."""
     if kind in _TERMINAL:
@@ -69,7 +69,7 @@ def note_event(
 
 
 def note_listing(
-    record: _record.Record, seat: _tracker.Seat, generation: worker_pb2.Generation
+    record: _record.Record, seat: _stimuli.Seat, generation: worker_pb2.Generation
 ) -> None:
     """Keep for the user what an entry of a listing tells."""
     if generation.state == worker_pb2.GENERATION_STATE_SUCCEEDED:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from kubediffusion import _events, _journal, _placement, _tracker
+from kubediffusion import _events, _journal, _placement, _stimuli, _tracker
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from kubediffusion import _output
 
 _ENDINGS = {
-    _tracker.Ending.SUCCEEDED: _events.GenerationState.SUCCEEDED,
-    _tracker.Ending.FAILED: _events.GenerationState.FAILED,
-    _tracker.Ending.CANCELLED: _events.GenerationState.CANCELLED,
+    _stimuli.Ending.SUCCEEDED: _events.GenerationState.SUCCEEDED,
+    _stimuli.Ending.FAILED: _events.GenerationState.FAILED,
+    _stimuli.Ending.CANCELLED: _events.GenerationState.CANCELLED,
 }
 
 
@@ -75,7 +75,9 @@ class Record:
         self.is_delivered = False
         """Whether somebody has been given the outcome."""
         self.is_kept = False
-        """Whether the result outlives this process."""
+        """Whether the outcome outlives this process."""
+        self.final_seat: _stimuli.Seat | None = None
+        """Where it ended."""
         self._listeners: list[asyncio.Future[None]] = []
 
     @classmethod
@@ -105,7 +107,7 @@ class Record:
         )
         record.priority = entry.priority
         record.deadline = entry.deadline
-        record.min_exactness = worker_pb2.Exactness.ValueType(entry.min_exactness)
+        record.min_exactness = cast("worker_pb2.Exactness", entry.min_exactness)
         record.worker = entry.worker
         if entry.spec is not None:
             record._set_spec(worker_pb2.GenerationSpec.FromString(entry.spec))
@@ -113,13 +115,13 @@ class Record:
             record._restore_ending(entry)
         elif entry.incarnation:
             tracker.phase = _tracker.Phase.RECALLED
-            tracker.seat = _tracker.Seat(entry.worker, entry.incarnation)
+            tracker.seat = _stimuli.Seat(entry.worker, entry.incarnation)
             tracker.is_accepted = entry.is_accepted
         return record
 
     @classmethod
     def of_generation(
-        cls, generation: worker_pb2.Generation, seat: _tracker.Seat, *, max_attempts: int
+        cls, generation: worker_pb2.Generation, seat: _stimuli.Seat, *, max_attempts: int
     ) -> Record:
         """Make the record of a generation that a worker has and nobody here knows."""
         tracker = _tracker.Tracker(
@@ -149,7 +151,7 @@ class Record:
 
     def entry(self) -> _journal.Entry:
         """Return what the journal is to know of a record that has not ended."""
-        seat = self.tracker.seat or _tracker.Seat("", "")
+        seat = self.tracker.seat or _stimuli.Seat("", "")
         return _journal.Entry(
             request_id=self.request_id,
             digest=self.digest,
@@ -181,7 +183,7 @@ class Record:
         self.log.append(kind, worker, message)
         self.wake()
 
-    def publish(self, ending: _tracker.Ending, error: errors.KubediffusionError | None) -> None:
+    def publish(self, ending: _stimuli.Ending, error: errors.KubediffusionError | None) -> None:
         """Tell whoever listens that the request has ended."""
         self.state = _ENDINGS[ending]
         self.error = error
@@ -214,7 +216,7 @@ class Record:
             self.output_type = "np"
 
     def _restore_ending(self, entry: _journal.Entry) -> None:
-        ending = _tracker.Ending(entry.ending)
+        ending = _stimuli.Ending(entry.ending)
         self.tracker.phase = _tracker.Phase.ENDED
         if entry.result is not None:
             self.header = worker_pb2.Result.FromString(entry.result)

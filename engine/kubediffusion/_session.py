@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from kubediffusion import _placement, _tracker
+from kubediffusion import _placement, _stimuli
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 
@@ -125,9 +125,9 @@ class Session:
         self._started_since_report = 0
 
     @property
-    def seat(self) -> _tracker.Seat:
+    def seat(self) -> _stimuli.Seat:
         """Where this worker's generations sit."""
-        return _tracker.Seat(self.link.name, self.worker.incarnation)
+        return _stimuli.Seat(self.link.name, self.worker.incarnation)
 
     def candidate(self) -> _placement.Candidate:
         """Return what placement has to know."""

@@ -10,9 +10,6 @@ Three rules are kept in whatever order stimuli come:
 - nothing is acknowledged before what it leads to is in the journal;
 - a request is handed to another worker only when the one before is known to be gone, to have
   lost it, or to be out of reach for too long.
-
-Stimuli and instructions are named tuples because the engine has to start fast: thirty frozen
-dataclasses would take 15 ms to make.
 """
 
 from __future__ import annotations
@@ -20,20 +17,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from kubediffusion import _instructions, _stimuli
 from kubediffusion_wire import errors
 
 POISON_STRIKES = 2
 """Workers that may die under a generation that makes no progress."""
 
 
-class Seat(NamedTuple):
-    """A place where a generation can live: one life of one worker."""
-
-    worker: str
-    """The worker's name, for people and for the journal."""
-    incarnation: str
+Instructions = Iterator[_instructions.Instruction]
 
 
 class Phase(enum.Enum):
@@ -52,248 +45,12 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
-class Ending(enum.Enum):
-    """How a generation ended."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-# ---------------------------------------------------------------- stimuli
-
-
-class Assigned(NamedTuple):
-    """A worker was chosen."""
-
-    seat: Seat
-
-
-class Accepted(NamedTuple):
-    """A worker has the generation: it said so to a submit."""
-
-    seat: Seat
-
-
-class Refused(NamedTuple):
-    """A worker does not take the generation, for certain."""
-
-    seat: Seat
-    error: errors.KubediffusionError
-
-
-class AnswerLost(NamedTuple):
-    """A submit may or may not have arrived."""
-
-    seat: Seat
-
-
-class Reached(NamedTuple):
-    """The worker of a lost answer has been reached again, in the same life."""
-
-    seat: Seat
-
-
-class Progressed(NamedTuple):
-    """The compute thread is at this step."""
-
-    seat: Seat
-    step: int
-    total: int
-
-
-class Listed(NamedTuple):
-    """A worker that was asked what it holds has the generation, unfinished."""
-
-    seat: Seat
-
-
-class Missing(NamedTuple):
-    """A worker that was asked what it holds does not have the generation."""
-
-    seat: Seat
-
-
-class Finished(NamedTuple):
-    """A worker says that the generation has ended there."""
-
-    seat: Seat
-    ending: Ending
-    error: errors.KubediffusionError | None = None
-    """Why it failed."""
-
-
-class HandedOver(NamedTuple):
-    """A worker that has to leave gave the generation back."""
-
-    seat: Seat
-
-
-class Fetched(NamedTuple):
-    """The whole result is in this process, checked, and on disk where it should be."""
-
-    seat: Seat
-
-
-class FetchFailed(NamedTuple):
-    """The result cannot be had from this worker."""
-
-    seat: Seat
-    error: errors.KubediffusionError
-
-
-class Lost(NamedTuple):
-    """A worker's life is over."""
-
-    seat: Seat
-
-
-class Unreachable(NamedTuple):
-    """A worker was out of reach for so long that others take over."""
-
-    seat: Seat
-
-
-class CancelAsked(NamedTuple):
-    """The user wants no result."""
-
-
-class DeadlinePassed(NamedTuple):
-    """The user's deadline has passed."""
-
-
-class Contradicted(NamedTuple):
-    """A worker holds other content under the same id."""
-
-    error: errors.KubediffusionError
-
-
-Stimulus = (
-    Assigned
-    | Accepted
-    | Refused
-    | AnswerLost
-    | Reached
-    | Progressed
-    | Listed
-    | Missing
-    | Finished
-    | HandedOver
-    | Fetched
-    | FetchFailed
-    | Lost
-    | Unreachable
-    | CancelAsked
-    | DeadlinePassed
-    | Contradicted
-)
-
-# ---------------------------------------------------------------- instructions
-
-
-class WriteWaiting(NamedTuple):
-    """Journal that no worker has the request."""
-
-    attempt: int
-    strikes: int
-
-
-class WritePlaced(NamedTuple):
-    """Journal the worker that is about to get the request."""
-
-    seat: Seat
-    attempt: int
-
-
-class WriteAccepted(NamedTuple):
-    """Journal that the worker has it."""
-
-    seat: Seat
-
-
-class WriteCancelling(NamedTuple):
-    """Journal that the user wants no result."""
-
-
-class WriteEnded(NamedTuple):
-    """Journal the outcome."""
-
-    ending: Ending
-    error: errors.KubediffusionError | None = None
-    seat: Seat | None = None
-    """Where the result came from."""
-
-
-class Queue(NamedTuple):
-    """Find a worker, after a pause that grows with the number of failures."""
-
-    failures: int
-
-
-class Submit(NamedTuple):
-    """Hand the request to the worker."""
-
-    seat: Seat
-    attempt: int
-
-
-class Ask(NamedTuple):
-    """Find out whether the worker still lives the same life."""
-
-    seat: Seat
-
-
-class Cancel(NamedTuple):
-    """Ask the worker to cancel."""
-
-    seat: Seat
-
-
-class Fetch(NamedTuple):
-    """Get the result, and store it where results are kept."""
-
-    seat: Seat
-
-
-class Ack(NamedTuple):
-    """Let the worker forget the generation."""
-
-    seat: Seat
-
-
-class Publish(NamedTuple):
-    """Tell whoever waits that the request has ended."""
-
-    ending: Ending
-    error: errors.KubediffusionError | None = None
-
-
-Instruction = (
-    WriteWaiting
-    | WritePlaced
-    | WriteAccepted
-    | WriteCancelling
-    | WriteEnded
-    | Queue
-    | Submit
-    | Ask
-    | Cancel
-    | Fetch
-    | Ack
-    | Publish
-)
-Instructions = Iterator[Instruction]
-
-
-# ---------------------------------------------------------------- the machine
-
-
 @dataclass(slots=True, kw_only=True)
 class Tracker:
     """Follows one request."""
 
     phase: Phase = Phase.WAITING
-    seat: Seat | None = None
+    seat: _stimuli.Seat | None = None
     """Of the current attempt; None while waiting and once ended."""
     attempt: int = 1
     """Of the current or, while waiting, the next placement."""
@@ -313,65 +70,67 @@ class Tracker:
     """Highest step of all attempts."""
     failures: int = 0
     """Placements in a row that came to nothing."""
-    strays: set[Seat] = field(default_factory=set)
+    strays: set[_stimuli.Seat] = field(default_factory=set)
     """Other seats at which the generation may still be alive."""
 
-    def handle(self, stimulus: Stimulus) -> tuple[Instruction, ...]:
+    def handle(self, stimulus: _stimuli.Stimulus) -> tuple[_instructions.Instruction, ...]:
         """Take note of what happened and return what to do, in order."""
         if self.phase is Phase.ENDED:
             return tuple(self._after_end(stimulus))
         handler = _HANDLERS[type(stimulus)]
         return tuple(handler(self, stimulus))
 
-    def _after_end(self, stimulus: Stimulus) -> Instructions:
+    def _after_end(self, stimulus: _stimuli.Stimulus) -> Instructions:
         """Clean up whatever still turns up on workers."""
-        if isinstance(stimulus, Accepted | Listed):
-            self.strays.add(stimulus.seat)
-            yield Cancel(stimulus.seat)
-        elif isinstance(stimulus, Finished | HandedOver):
+        if isinstance(
+            stimulus, _stimuli.Accepted | _stimuli.Listed | _stimuli.Finished | _stimuli.HandedOver
+        ):
             self.strays.discard(stimulus.seat)
-            yield Ack(stimulus.seat)
-        elif isinstance(stimulus, Lost | Missing):
+            yield _instructions.Ack(stimulus.seat)
+        elif isinstance(stimulus, _stimuli.Lost | _stimuli.Missing):
             self.strays.discard(stimulus.seat)
 
     # -- placement
 
-    def _assigned(self, stimulus: Assigned) -> Instructions:
+    def _assigned(self, stimulus: _stimuli.Assigned) -> Instructions:
         if self.phase is not Phase.WAITING:
             return
         self._sit(stimulus.seat, Phase.SUBMITTING, is_accepted=False)
-        yield WritePlaced(stimulus.seat, self.attempt)
-        yield Submit(stimulus.seat, self.attempt)
+        yield _instructions.WritePlaced(stimulus.seat, self.attempt)
+        yield _instructions.Submit(stimulus.seat, self.attempt)
 
-    def _accepted(self, stimulus: Accepted) -> Instructions:
+    def _accepted(self, stimulus: _stimuli.Accepted) -> Instructions:
         if self.phase is not Phase.SUBMITTING:
             yield from self._noticed(stimulus.seat)
             return
         if self.seat is not None and stimulus.seat.incarnation != self.seat.incarnation:
             # The worker had just been restarted: its new life took the request.
-            yield WritePlaced(stimulus.seat, self.attempt)
+            yield _instructions.WritePlaced(stimulus.seat, self.attempt)
         yield from self._confirm(stimulus.seat)
 
-    def _refused(self, stimulus: Refused) -> Instructions:
+    def _refused(self, stimulus: _stimuli.Refused) -> Instructions:
         if self.phase is not Phase.SUBMITTING or stimulus.seat != self.seat:
             return
-        if isinstance(stimulus.error, _ELSEWHERE | errors.WaitError):
+        if isinstance(stimulus.error, errors.WaitError):
+            # The worker is left alone for a while; the request need not wait for it.
+            yield from self._leave(is_new_attempt=False, is_failure=False)
+        elif isinstance(stimulus.error, _ELSEWHERE):
             yield from self._leave(is_new_attempt=False)
         else:
-            yield from self._end(Ending.FAILED, stimulus.error)
+            yield from self._end(_stimuli.Ending.FAILED, stimulus.error)
 
-    def _answer_lost(self, stimulus: AnswerLost) -> Instructions:
+    def _answer_lost(self, stimulus: _stimuli.AnswerLost) -> Instructions:
         if self.phase is Phase.SUBMITTING and stimulus.seat == self.seat:
-            yield Ask(stimulus.seat)
+            yield _instructions.Ask(stimulus.seat)
 
-    def _reached(self, stimulus: Reached) -> Instructions:
+    def _reached(self, stimulus: _stimuli.Reached) -> Instructions:
         # The same id and content again is the same generation to the same life.
         if self.phase is Phase.SUBMITTING and stimulus.seat == self.seat:
-            yield Submit(stimulus.seat, self.attempt)
+            yield _instructions.Submit(stimulus.seat, self.attempt)
 
     # -- what workers tell
 
-    def _progressed(self, stimulus: Progressed) -> Instructions:
+    def _progressed(self, stimulus: _stimuli.Progressed) -> Instructions:
         if stimulus.seat == self.seat:
             self.is_started = True
             self.failures = 0
@@ -379,52 +138,51 @@ class Tracker:
             self.reached = max(self.reached, stimulus.step)
         yield from ()
 
-    def _listed(self, stimulus: Listed) -> Instructions:
+    def _listed(self, stimulus: _stimuli.Listed) -> Instructions:
         yield from self._noticed(stimulus.seat)
 
-    def _noticed(self, seat: Seat) -> Instructions:
+    def _noticed(self, seat: _stimuli.Seat) -> Instructions:
         """The generation is alive at a seat."""
         if self.phase is Phase.WAITING:
             # A worker that had been given up is back before another one took over.
-            self._sit(seat, Phase.RUNNING, is_accepted=True)
+            self._sit(seat, Phase.SUBMITTING, is_accepted=False)
             self.strays.discard(seat)
-            yield WritePlaced(seat, self.attempt)
+            yield _instructions.WritePlaced(seat, self.attempt)
             yield from self._confirm(seat)
         elif self.seat is None or seat.incarnation != self.seat.incarnation:
             self.strays.add(seat)
-            yield Cancel(seat)
+            yield _instructions.Cancel(seat)
         elif self.phase is not Phase.FETCHING:
             yield from self._confirm(seat)
 
-    def _confirm(self, seat: Seat) -> Instructions:
+    def _confirm(self, seat: _stimuli.Seat) -> Instructions:
         is_known = self.phase is Phase.RUNNING and self.is_accepted and self.seat == seat
         self.seat = seat
         self.phase = Phase.RUNNING
         self.is_accepted = True
         if not is_known:
-            yield WriteAccepted(seat)
+            yield _instructions.WriteAccepted(seat)
         if self.is_cancelling:
-            yield Cancel(seat)
+            yield _instructions.Cancel(seat)
 
-    def _missing(self, stimulus: Missing) -> Instructions:
+    def _missing(self, stimulus: _stimuli.Missing) -> Instructions:
         self.strays.discard(stimulus.seat)
         if stimulus.seat != self.seat or self.phase is Phase.SUBMITTING:
             return
         yield from self._leave(is_new_attempt=self.is_accepted)
 
-    def _finished(self, stimulus: Finished) -> Instructions:
-        if stimulus.ending is Ending.SUCCEEDED:
+    def _finished(self, stimulus: _stimuli.Finished) -> Instructions:
+        if stimulus.ending is _stimuli.Ending.SUCCEEDED:
             yield from self._succeeded(stimulus.seat)
         elif stimulus.seat != self.seat or self.phase is Phase.FETCHING:
             self.strays.discard(stimulus.seat)
-            yield Ack(stimulus.seat)
+            yield _instructions.Ack(stimulus.seat)
         elif isinstance(stimulus.error, _ELSEWHERE | errors.WaitError):
             yield from self._leave(is_new_attempt=True, ack=stimulus.seat)
         else:
-            self.strays.add(stimulus.seat)
             yield from self._end(stimulus.ending, stimulus.error, ack=stimulus.seat)
 
-    def _succeeded(self, seat: Seat) -> Instructions:
+    def _succeeded(self, seat: _stimuli.Seat) -> Instructions:
         if self.phase is Phase.FETCHING:
             if seat != self.seat:
                 self.strays.add(seat)  # It is acknowledged once the other one is safe.
@@ -433,28 +191,28 @@ class Tracker:
             self.strays.add(self.seat)
         self._sit(seat, Phase.FETCHING, is_accepted=True)
         self.strays.discard(seat)
-        yield Fetch(seat)
+        yield _instructions.Fetch(seat)
 
-    def _handed_over(self, stimulus: HandedOver) -> Instructions:
+    def _handed_over(self, stimulus: _stimuli.HandedOver) -> Instructions:
         if stimulus.seat == self.seat:
             yield from self._leave(is_new_attempt=True, ack=stimulus.seat)
         else:
             self.strays.discard(stimulus.seat)
-            yield Ack(stimulus.seat)
+            yield _instructions.Ack(stimulus.seat)
 
     # -- the result
 
-    def _fetched(self, stimulus: Fetched) -> Instructions:
+    def _fetched(self, stimulus: _stimuli.Fetched) -> Instructions:
         if self.phase is Phase.FETCHING and stimulus.seat == self.seat:
-            yield from self._end(Ending.SUCCEEDED, ack=stimulus.seat, source=stimulus.seat)
+            yield from self._end(_stimuli.Ending.SUCCEEDED, ack=stimulus.seat)
 
-    def _fetch_failed(self, stimulus: FetchFailed) -> Instructions:
+    def _fetch_failed(self, stimulus: _stimuli.FetchFailed) -> Instructions:
         if self.phase is Phase.FETCHING and stimulus.seat == self.seat:
             yield from self._leave(is_new_attempt=True, error=stimulus.error)
 
     # -- losses
 
-    def _lost(self, stimulus: Lost) -> Instructions:
+    def _lost(self, stimulus: _stimuli.Lost) -> Instructions:
         self.strays.discard(stimulus.seat)
         if stimulus.seat != self.seat:
             return
@@ -475,7 +233,7 @@ class Tracker:
         is_decoding_again = self.total > 0 and self.step >= self.total and self.attempt > 1
         return self.step == 0 or is_decoding_again
 
-    def _unreachable(self, stimulus: Unreachable) -> Instructions:
+    def _unreachable(self, stimulus: _stimuli.Unreachable) -> Instructions:
         if stimulus.seat != self.seat:
             return
         self.strays.add(stimulus.seat)
@@ -485,24 +243,25 @@ class Tracker:
         self,
         *,
         is_new_attempt: bool,
-        ack: Seat | None = None,
+        is_failure: bool = True,
+        ack: _stimuli.Seat | None = None,
         error: errors.KubediffusionError | None = None,
     ) -> Instructions:
         """Go on without the current seat: wait for another one, or end."""
         if self.is_cancelling:
-            yield from self._end(Ending.CANCELLED, ack=ack)
+            yield from self._end(_stimuli.Ending.CANCELLED, ack=ack)
             return
         hopeless = self._why_hopeless(is_new_attempt, error)
         if hopeless is not None:
-            yield from self._end(Ending.FAILED, hopeless, ack=ack)
+            yield from self._end(_stimuli.Ending.FAILED, hopeless, ack=ack)
             return
-        self.failures += 1
+        self.failures += is_failure
         self.attempt += is_new_attempt
         self._sit(None, Phase.WAITING, is_accepted=False)
-        yield WriteWaiting(self.attempt, self.strikes)
+        yield _instructions.WriteWaiting(self.attempt, self.strikes)
         if ack is not None:
-            yield Ack(ack)
-        yield Queue(self.failures)
+            yield _instructions.Ack(ack)
+        yield _instructions.Queue(self.failures if is_failure else 0)
 
     def _why_hopeless(
         self, is_new_attempt: bool, error: errors.KubediffusionError | None
@@ -523,52 +282,54 @@ class Tracker:
             )
         return None
 
-    def _sit(self, seat: Seat | None, phase: Phase, *, is_accepted: bool) -> None:
+    def _sit(self, seat: _stimuli.Seat | None, phase: Phase, *, is_accepted: bool) -> None:
         if seat != self.seat or phase is Phase.SUBMITTING:
             self.step, self.total, self.is_started = 0, 0, False
         self.seat, self.phase, self.is_accepted = seat, phase, is_accepted
 
     # -- the user
 
-    def _cancel_asked(self, stimulus: CancelAsked) -> Instructions:
+    def _cancel_asked(self, stimulus: _stimuli.CancelAsked) -> Instructions:
         del stimulus
         if self.phase is Phase.WAITING:
-            yield from self._end(Ending.CANCELLED)
+            yield from self._end(_stimuli.Ending.CANCELLED)
         elif self.phase is not Phase.FETCHING and not self.is_cancelling:
             # A result that is there already is delivered: it is too late to cancel.
             self.is_cancelling = True
-            yield WriteCancelling()
+            yield _instructions.WriteCancelling()
             if self.phase is Phase.RUNNING and self.seat is not None:
-                yield Cancel(self.seat)
+                yield _instructions.Cancel(self.seat)
 
-    def _deadline_passed(self, stimulus: DeadlinePassed) -> Instructions:
+    def _deadline_passed(self, stimulus: _stimuli.DeadlinePassed) -> Instructions:
         del stimulus
         if self.phase is Phase.WAITING:  # Elsewhere the worker watches the deadline.
             error = errors.DeadlineExceededError("the deadline passed before a worker was free")
-            yield from self._end(Ending.FAILED, error)
+            yield from self._end(_stimuli.Ending.FAILED, error)
 
-    def _contradicted(self, stimulus: Contradicted) -> Instructions:
-        yield from self._end(Ending.FAILED, stimulus.error)
+    def _contradicted(self, stimulus: _stimuli.Contradicted) -> Instructions:
+        yield from self._end(_stimuli.Ending.FAILED, stimulus.error)
 
     def _end(
         self,
-        ending: Ending,
+        ending: _stimuli.Ending,
         error: errors.KubediffusionError | None = None,
         *,
-        ack: Seat | None = None,
-        source: Seat | None = None,
+        ack: _stimuli.Seat | None = None,
     ) -> Instructions:
-        if ending is Ending.CANCELLED and error is None:
+        if ending is _stimuli.Ending.CANCELLED and error is None:
             error = errors.GenerationCancelledError("the generation was cancelled")
-        self.strays.discard(ack or Seat("", ""))
+        self.strays.discard(ack or _stimuli.Seat("", ""))
         self._sit(None, Phase.ENDED, is_accepted=False)
-        yield WriteEnded(ending, error, source)
+        yield _instructions.WriteEnded(ending, error, ack)
         if ack is not None:
-            yield Ack(ack)
+            yield _instructions.Ack(ack)
         for stray in sorted(self.strays):
-            yield Cancel(stray)
-        yield Publish(ending, error)
+            yield _instructions.Ack(stray)
+        yield _instructions.Publish(ending, error)
 
+
+_PRESENT = _stimuli.Accepted | _stimuli.Listed | _stimuli.Finished | _stimuli.HandedOver
+"""Stimuli by which a worker tells that it has a generation."""
 
 _ELSEWHERE = (
     errors.RetryElsewhereError
@@ -579,21 +340,21 @@ _ELSEWHERE = (
 """Errors that say something about the worker and nothing about the request."""
 
 _HANDLERS: Mapping[type[Any], Callable[[Tracker, Any], Instructions]] = {  # Any: its key
-    Assigned: Tracker._assigned,
-    Accepted: Tracker._accepted,
-    Refused: Tracker._refused,
-    AnswerLost: Tracker._answer_lost,
-    Reached: Tracker._reached,
-    Progressed: Tracker._progressed,
-    Listed: Tracker._listed,
-    Missing: Tracker._missing,
-    Finished: Tracker._finished,
-    HandedOver: Tracker._handed_over,
-    Fetched: Tracker._fetched,
-    FetchFailed: Tracker._fetch_failed,
-    Lost: Tracker._lost,
-    Unreachable: Tracker._unreachable,
-    CancelAsked: Tracker._cancel_asked,
-    DeadlinePassed: Tracker._deadline_passed,
-    Contradicted: Tracker._contradicted,
+    _stimuli.Assigned: Tracker._assigned,
+    _stimuli.Accepted: Tracker._accepted,
+    _stimuli.Refused: Tracker._refused,
+    _stimuli.AnswerLost: Tracker._answer_lost,
+    _stimuli.Reached: Tracker._reached,
+    _stimuli.Progressed: Tracker._progressed,
+    _stimuli.Listed: Tracker._listed,
+    _stimuli.Missing: Tracker._missing,
+    _stimuli.Finished: Tracker._finished,
+    _stimuli.HandedOver: Tracker._handed_over,
+    _stimuli.Fetched: Tracker._fetched,
+    _stimuli.FetchFailed: Tracker._fetch_failed,
+    _stimuli.Lost: Tracker._lost,
+    _stimuli.Unreachable: Tracker._unreachable,
+    _stimuli.CancelAsked: Tracker._cancel_asked,
+    _stimuli.DeadlinePassed: Tracker._deadline_passed,
+    _stimuli.Contradicted: Tracker._contradicted,
 }

@@ -1,0 +1,291 @@
+"""Any order of events: a request ends once, runs once per life, and is never lost."""
+
+import dataclasses
+
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from kubediffusion import _instructions, _journal, _record, _stimuli, _tracker, errors
+from kubediffusion._stimuli import Ending, Seat
+from kubediffusion._tracker import Phase
+
+NAMES = ("a", "b", "c")
+names = strategies.sampled_from(NAMES)
+
+
+@dataclasses.dataclass
+class Life:
+    """One life of a worker, with what it knows of the one request."""
+
+    name: str
+    number: int
+    state: str = ""
+    """"", "queued", "running", "succeeded", "failed", "cancelled", "released"."""
+    executions: int = 0
+    is_connected: bool = True
+    is_given_up: bool = False
+
+    @property
+    def seat(self) -> Seat:
+        return Seat(self.name, f"{self.name}{self.number}")
+
+
+class OneRequest(RuleBasedStateMachine):
+    """A request, three workers, a network that loses answers, an engine that crashes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.journal = _journal.SqliteJournal()
+        self.lives = {name: Life(name, 1) for name in NAMES}
+        self.past: list[Life] = []
+        self.pending: list[_instructions.Instruction] = []
+        self.is_waiting = False
+        self.published: list[Ending] = []
+        self.calls_of_this_start = 0
+        self.cancelled = False
+
+    @initialize()
+    def take(self) -> None:
+        entry = _journal.Entry(request_id="r", digest="d", spec=b"")
+        self.journal.write([_journal.Added(entry)])
+        self.tracker = _tracker.Tracker(max_attempts=10_000)
+        self.is_waiting = True
+
+    # -- the world
+
+    @rule(name=names)
+    def assign(self, name: str) -> None:
+        life = self.lives[name]
+        if self.is_waiting and life.is_connected and self.tracker.phase is Phase.WAITING:
+            self.is_waiting = False
+            self.feed(_stimuli.Assigned(life.seat))
+
+    @rule(is_answer_lost=strategies.booleans(), data=strategies.data())
+    @precondition(lambda self: self.pending)
+    def carry_out(self, is_answer_lost: bool, data: strategies.DataObject) -> None:
+        index = data.draw(strategies.integers(0, len(self.pending) - 1))
+        self.perform(self.pending.pop(index), is_answer_lost=is_answer_lost)
+
+    @rule(name=names, outcome=strategies.sampled_from(["succeeded", "succeeded", "failed"]))
+    def work(self, name: str, outcome: str) -> None:
+        life = self.lives[name]
+        if life.state == "queued":
+            life.state = "running"
+            life.executions += 1
+            self.tell(life, _stimuli.Progressed(life.seat, 0, 0))
+        elif life.state == "running":
+            life.state = outcome
+            self.tell_state(life)
+
+    @rule(name=names)
+    def step(self, name: str) -> None:
+        life = self.lives[name]
+        if life.state == "running":
+            self.tell(life, _stimuli.Progressed(life.seat, 3, 9))
+
+    @rule(name=names)
+    def cut(self, name: str) -> None:
+        self.lives[name].is_connected = False
+
+    @rule(name=names)
+    def heal(self, name: str) -> None:
+        life = self.lives[name]
+        life.is_connected, life.is_given_up = True, False
+        self.compare(life)
+
+    @rule(name=names)
+    def kill(self, name: str) -> None:
+        old = self.lives[name]
+        self.past.append(old)
+        self.lives[name] = Life(name, old.number + 1)
+        self.pending = [each for each in self.pending if getattr(each, "seat", None) != old.seat]
+        self.feed(_stimuli.Lost(old.seat))
+
+    @rule(name=names)
+    def give_up(self, name: str) -> None:
+        life = self.lives[name]
+        if not life.is_connected:
+            life.is_given_up = True
+            self.feed(_stimuli.Unreachable(life.seat))
+
+    @rule()
+    def cancel(self) -> None:
+        self.cancelled = self.cancelled or self.tracker.phase not in (
+            Phase.ENDED,
+            Phase.FETCHING,
+        )
+        self.feed(_stimuli.CancelAsked())
+
+    @rule()
+    def crash(self) -> None:
+        """kill -9 of the engine: only the journal and the workers remain."""
+        entry = self.journal.read("r")
+        assert entry is not None
+        self.tracker = _record.Record.of_entry(entry, max_attempts=10_000).tracker
+        self.pending = []
+        self.is_waiting = self.tracker.phase is Phase.WAITING
+        for life in self.past:
+            if self.tracker.seat == life.seat:
+                self.feed(_stimuli.Lost(life.seat))
+        for life in self.lives.values():
+            if life.is_connected:
+                self.compare(life)
+
+    # -- the engine's edges
+
+    def feed(self, stimulus: _stimuli.Stimulus) -> None:
+        for instruction in self.tracker.handle(stimulus):
+            change = change_of(instruction)
+            if change is not None:
+                self.journal.write([change])
+            elif isinstance(instruction, _instructions.Queue):
+                self.is_waiting = True
+            elif isinstance(instruction, _instructions.Publish):
+                self.published.append(instruction.ending)
+            else:
+                self.check(instruction)
+                self.pending.append(instruction)
+
+    def check(self, instruction: _instructions.Instruction) -> None:
+        entry = self.journal.read("r")
+        assert entry is not None
+        if isinstance(instruction, _instructions.Ack):
+            life = self.life(instruction.seat)
+            if life is not None and life.state == "succeeded":
+                assert entry.ending is not None, "acknowledged before it was journaled"
+        if isinstance(instruction, _instructions.Submit):
+            assert entry.incarnation == instruction.seat.incarnation
+            assert entry.ending is None
+
+    def perform(  # noqa: C901  # a table
+        self, instruction: _instructions.Instruction, *, is_answer_lost: bool
+    ) -> None:
+        seat = getattr(instruction, "seat", None)
+        assert seat is not None
+        life = self.life(seat)
+        if life is None:
+            return
+        if not life.is_connected:
+            if isinstance(instruction, _instructions.Submit):
+                self.feed(_stimuli.AnswerLost(seat))
+            elif not isinstance(instruction, _instructions.Ack | _instructions.Cancel):
+                self.pending.append(instruction)
+            return
+        match instruction:
+            case _instructions.Submit():
+                self.submit(life, is_answer_lost=is_answer_lost)
+            case _instructions.Ask():
+                self.feed(_stimuli.Reached(seat))
+            case _instructions.Fetch():
+                if life.state == "succeeded":
+                    self.feed(_stimuli.Fetched(seat))
+                else:
+                    self.feed(_stimuli.FetchFailed(seat, errors.EvictedError("gone")))
+            case _instructions.Cancel():
+                if life.state in ("queued", "running"):
+                    life.state = "cancelled"
+                    self.tell_state(life)
+            case _instructions.Ack():
+                life.state = "released" if life.state else ""
+
+    def submit(self, life: Life, *, is_answer_lost: bool) -> None:
+        if life.state == "released":
+            # A worker takes an attempt again that it has released, if it is a later one.
+            life.state = ""
+            life.executions = 0
+        if not life.state:
+            life.state = "queued"
+        if is_answer_lost:
+            self.feed(_stimuli.AnswerLost(life.seat))
+        else:
+            self.feed(_stimuli.Accepted(life.seat))
+            self.tell_state(life)
+
+    def compare(self, life: Life) -> None:
+        if life.state in ("", "released"):
+            self.feed(_stimuli.Missing(life.seat))
+        else:
+            self.tell_state(life)
+
+    def tell_state(self, life: Life) -> None:
+        match life.state:
+            case "queued" | "running":
+                self.tell(life, _stimuli.Listed(life.seat))
+            case "succeeded":
+                self.tell(life, _stimuli.Finished(life.seat, Ending.SUCCEEDED))
+            case "failed":
+                error = errors.PipelineError("it raised")
+                self.tell(life, _stimuli.Finished(life.seat, Ending.FAILED, error))
+            case "cancelled":
+                self.tell(life, _stimuli.Finished(life.seat, Ending.CANCELLED))
+
+    def tell(self, life: Life, stimulus: _stimuli.Stimulus) -> None:
+        if life.is_connected:
+            self.feed(stimulus)
+
+    def life(self, seat: Seat) -> Life | None:
+        life = self.lives[seat.worker]
+        return life if life.seat == seat else None
+
+    # -- what always holds
+
+    @invariant()
+    def ends_at_most_once(self) -> None:
+        assert len(self.published) <= 1
+
+    @invariant()
+    def runs_at_most_once_per_life(self) -> None:
+        assert all(life.executions <= 1 for life in [*self.past, *self.lives.values()])
+
+    def teardown(self) -> None:
+        """From any situation: with all workers back, everything comes to its end."""
+        for name in NAMES:
+            self.heal(name)
+        for _ in range(200):
+            if self.tracker.phase is Phase.ENDED and not self.pending:
+                break
+            self.assign("a")
+            while self.pending:
+                self.perform(self.pending.pop(0), is_answer_lost=False)
+            for name in NAMES:
+                self.work(name, "succeeded")
+        assert self.tracker.phase is Phase.ENDED
+        entry = self.journal.read("r")
+        assert entry is not None
+        assert entry.ending is not None
+        if entry.ending == Ending.CANCELLED.value:
+            assert self.cancelled
+        leftovers = [life for life in self.lives.values() if life.state not in ("", "released")]
+        assert not leftovers, "a worker keeps what nobody wants"
+        self.journal.close()
+
+
+def change_of(instruction: _instructions.Instruction) -> _journal.Change | None:
+    match instruction:
+        case _instructions.WriteWaiting(attempt, strikes):
+            return _journal.Waiting("r", attempt, strikes)
+        case _instructions.WritePlaced(seat, attempt):
+            return _journal.Placed("r", *seat, attempt)
+        case _instructions.WriteAccepted(seat):
+            return _journal.Accepted("r", *seat)
+        case _instructions.WriteCancelling():
+            return _journal.Cancelling("r")
+        case _instructions.WriteEnded(ending):
+            return _journal.Ended("r", ending.value, 1.0)
+        case _:
+            return None
+
+
+TestOneRequest = OneRequest.TestCase
+TestOneRequest.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
