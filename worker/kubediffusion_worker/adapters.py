@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 import itertools
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import huggingface_hub
-import safetensors
 from diffusers.loaders import lora_base
 from diffusers.pipelines import pipeline_utils
 from huggingface_hub import errors as hub_errors
@@ -136,10 +136,13 @@ class AdapterShelf:
 
     def _inject(self, file: pathlib.Path, key: str) -> None:
         try:
-            self._pipeline.load_lora_weights(  # pyright: ignore[reportAttributeAccessIssue]  # checked by is_supported
-                str(file.parent), weight_name=file.name, adapter_name=key, use_safetensors=True
-            )
-        except (ValueError, KeyError, RuntimeError, OSError, safetensors.SafetensorError) as error:
+            with warnings.catch_warnings():
+                # peft warns of a second adapter, which is what is wanted here.
+                warnings.simplefilter("ignore")
+                self._pipeline.load_lora_weights(  # pyright: ignore[reportAttributeAccessIssue]  # checked by is_supported
+                    str(file.parent), weight_name=file.name, adapter_name=key, use_safetensors=True
+                )
+        except Exception as error:  # the loaders raise anything for a file that they do not expect
             self._remove(key)
             reason = " ".join(str(error).split())[:300]
             raise errors.InvalidRequestError.at(

@@ -35,7 +35,8 @@ def load(config: model.ModelConfig) -> pipeline.SharedPipeline:
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
     _check_folder(folder, config)
     with warnings.catch_warnings():
-        # The libraries warn of what is old in a model, which is nobody's to change here.
+        # The libraries warn of what is old in a model, which is nobody's to change here, and of
+        # torch_dtype, the only name that all releases of diffusers know.
         warnings.simplefilter("ignore")
         loaded = _from_folder(folder, config, _dtype(config, device))
     _place(loaded, config, device)
@@ -201,7 +202,7 @@ def _from_folder(
     try:
         loaded = pipeline_utils.DiffusionPipeline.from_pretrained(
             str(folder),
-            dtype=dtype,
+            torch_dtype=dtype,
             variant=config.variant or None,
             use_safetensors=True,
             local_files_only=True,
@@ -239,6 +240,10 @@ def _place(
         if isinstance(part, torch.nn.Module):
             part.eval()
             part.requires_grad_(False)
+    if config.offload == "sequential" and device.type == "cpu":
+        raise model.ModelLoadError(
+            "DEVICE_REFUSED", "offload 'sequential' needs a GPU; found the CPU; use 'none'"
+        )
     try:
         if config.offload == "model":
             loaded.enable_model_cpu_offload(device=device)
