@@ -31,6 +31,14 @@ BUILDERS: Mapping[str, Callable[[], Specimen]] = {
 
 NAMES = tuple(BUILDERS)
 
+FOREIGN_WARNINGS = (
+    # diffusers' schedulers and numpy 2.
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+    # Kandinsky's combined pipelines, on their own inner pipelines.
+    "ignore:`callback_steps` is deprecated:FutureWarning",
+)
+"""What diffusers warns of when its own pipelines are called, as filters."""
+
 
 @functools.cache
 def shared(name: str) -> Specimen:

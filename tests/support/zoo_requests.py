@@ -56,10 +56,10 @@ def arrays_of_outputs(
 def arrays_of_plain(returned: object) -> list[numpy.ndarray[Any, numpy.dtype[Any]]]:
     """Returns what plain diffusers has made, one array for each output."""
     fields = returned.items() if isinstance(returned, dict) else vars(returned).items()
-    return [array for _, value in fields for array in _arrays(value)]
+    return [array for name, value in fields for array in _arrays(name, value)]
 
 
-def _arrays(value: object) -> list[numpy.ndarray[Any, numpy.dtype[Any]]]:
+def _arrays(name: str, value: object) -> list[numpy.ndarray[Any, numpy.dtype[Any]]]:
     if isinstance(value, PIL.Image.Image):
         array = numpy.asarray(value)
         return [array if array.ndim == 3 else array[:, :, None]]
@@ -67,11 +67,12 @@ def _arrays(value: object) -> list[numpy.ndarray[Any, numpy.dtype[Any]]]:
         value = value.view(torch.int16) if value.dtype is torch.bfloat16 else value
         return list(value.numpy())
     if isinstance(value, numpy.ndarray):
+        if name != "frames":
+            return [value]
         # As diffusers turns arrays into pictures.
-        is_video = value.ndim == 5
-        return [(each * 255).round().astype("uint8") if is_video else each for each in value]
+        return [(each * 255).round().astype("uint8") for each in value]
     if isinstance(value, list) and value and isinstance(value[0], list):
         return [numpy.stack([numpy.asarray(frame) for frame in frames]) for frames in value]
     if isinstance(value, list) and value and not isinstance(value[0], bool):
-        return [array for item in cast("list[object]", value) for array in _arrays(item)]
+        return [array for item in cast("list[object]", value) for array in _arrays(name, item)]
     return []

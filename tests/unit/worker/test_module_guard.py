@@ -1,0 +1,46 @@
+import torch
+from diffusers.models import attention_processor
+
+from kubediffusion_worker import guard
+
+
+def attention() -> attention_processor.Attention:
+    return attention_processor.Attention(query_dim=8, heads=2, dim_head=4)
+
+
+def test_swapped_processor_is_put_back() -> None:
+    module = attention()
+    original = module.processor
+    guarded = guard.ModuleGuard([torch.nn.Sequential(module)])
+    module.processor = attention_processor.AttnProcessor()
+    guarded.restore()
+    assert module.processor is original
+
+
+def test_processor_that_is_a_module_is_replaced() -> None:
+    module = attention()
+    original = module.processor
+    guarded = guard.ModuleGuard([module])
+    module.set_processor(torch.nn.Identity())  # pyright: ignore[reportArgumentType]  # a stand-in
+    guarded.restore()
+    assert module.processor is original
+
+
+def test_type_of_the_weights_is_put_back() -> None:
+    module = torch.nn.Linear(2, 2, dtype=torch.float16)
+    guarded = guard.ModuleGuard([module])
+    module.to(torch.float32)
+    guarded.restore()
+    assert module.weight.dtype is torch.float16
+
+
+def test_hooks_that_libraries_install_are_left_alone() -> None:
+    module = torch.nn.Linear(2, 2)
+    guarded = guard.ModuleGuard([module])
+    module.register_forward_hook(lambda *_: None)
+    guarded.restore()
+    assert len(module._forward_hooks) == 1
+
+
+def test_modules_without_weights_are_fine() -> None:
+    guard.ModuleGuard([torch.nn.Identity()]).restore()
