@@ -12,7 +12,7 @@ from google.protobuf import duration_pb2
 from kubediffusion_proto.v1 import worker_pb2, worker_pb2_grpc
 from kubediffusion_wire import chunks, status, values
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a test stops waiting; it only ever takes that long when it fails."""
 
 TERMINAL = {"succeeded", "failed", "cancelled", "handed_over"}

@@ -10,6 +10,17 @@ from kubediffusion_worker import model, runs
 Load = Callable[[model.ModelConfig], runs.LoadedPipeline]
 
 
+_QUIET = {
+    # gRPC's core complains about whatever clients send.
+    "GRPC_VERBOSITY": "NONE",
+    # diffusers quotes prompts that are too long; nothing of a prompt may get into a log.
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Variables that libraries read when they are loaded; what the environment says wins."""
+
+
 def main(arguments: Sequence[str] | None = None, *, load: Load = model.load) -> NoReturn:
     """Be a worker until the end of the process.
 
@@ -17,8 +28,8 @@ def main(arguments: Sequence[str] | None = None, *, load: Load = model.load) -> 
         arguments: The command line without the program; None: that of the process.
         load: Loads the model of the command line.
     """
-    # gRPC's core reads it when it is loaded. Whatever clients send, it says nothing.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     code = _run(sys.argv[1:] if arguments is None else arguments, load)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -41,9 +52,12 @@ def _run(arguments: Sequence[str], load: Load) -> int:
     if settings.threads is not None:
         # torch reads them when it is imported, which comes after the first calls.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
-    logs.configure(settings.log_format, settings.log_level)
+    writer = logs.configure(settings.log_format, settings.log_level)
     load_it = functools.partial(load, settings.worker.model)
-    return asyncio.run(process.serve(settings, load=load_it))
+    try:
+        return asyncio.run(process.serve(settings, load=load_it))
+    finally:
+        writer.finish(timeout=1.0)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ class Conductor:
                 self._act(instruction)
         if self.machine.worker_state != before:
             self.watches.notify_load(is_urgent=True)
+            self._look()
         elif not isinstance(stimulus, stimuli.Ticked):
             self.watches.notify_load(is_urgent=False)
         self._changed.set()

@@ -5,7 +5,9 @@ Prompts, pictures and secrets never get into a log: whoever logs names ids and n
 
 import json
 import logging
+import queue
 import sys
+import threading
 import time
 from typing import Any, Literal, TextIO
 
@@ -38,9 +40,56 @@ class TextFormatter(logging.Formatter):
         return f"{_time(record)} {record.levelname} {record.getMessage()} {facts}".rstrip()
 
 
+class LineWriter(logging.Handler):
+    """Writes lines from a thread of its own.
+
+    Whoever logs never waits: if nobody reads the stream, a worker must not stop answering.
+    Lines beyond the bound are dropped and counted.
+    """
+
+    def __init__(self, stream: TextIO, max_lines: int = 10_000) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format a record, here and now, and let it be written."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._dropped += 1
+
+    def finish(self, timeout: float) -> None:
+        """Write what there is, as far as that is possible within some seconds."""
+        try:
+            self._lines.put(None, timeout=timeout)
+        except queue.Full:
+            return
+        self._thread.join(timeout)
+
+    def _write(self) -> None:
+        try:
+            while (line := self._lines.get()) is not None:
+                self._stream.write(f"{line}\n{self._losses()}")
+                self._stream.flush()
+        except (OSError, ValueError):
+            return  # The stream is closed: nobody reads any more.
+
+    def _losses(self) -> str:
+        """Return a line about lines that were dropped, if there were any."""
+        count, self._dropped = self._dropped, 0
+        if not count:
+            return ""
+        facts = {"msg": "Log lines were dropped", "count": count, "levelname": "WARNING"}
+        return f"{self.format(logging.makeLogRecord(facts))}\n"
+
+
 def configure(
     style: Literal["json", "text"], level: str, stream: TextIO | None = None
-) -> logging.Handler:
+) -> LineWriter:
     """Let this process log to a stream, standard error by default.
 
     Libraries log warnings and worse; gRPC's own complaints about what clients send are
@@ -50,10 +99,14 @@ def configure(
         style: How lines look.
         level: Of kubediffusion's own records.
         stream: Where to; None: standard error.
+
+    Returns:
+        What writes the lines; `finish` it at the end.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = LineWriter(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
     for name in ("kubediffusion_worker", "kubediffusion_wire"):
         logging.getLogger(name).setLevel(level)
     if level != "DEBUG":

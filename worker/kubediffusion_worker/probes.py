@@ -19,6 +19,9 @@ from kubediffusion_worker import vitals
 MAX_CONNECTIONS = 32
 """At once; more are closed unanswered."""
 
+STOP_SECONDS = 0.1
+"""Between two looks at whether to stop."""
+
 REQUEST_SECONDS = 5.0
 """For one request to arrive; slow clients are cut off."""
 
@@ -47,7 +50,7 @@ class ProbeServer:
         host, port = self._server.server_address[:2]
         self.address = addresses.Address(host=str(host), port=port)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="probes", daemon=True
+            target=self._server.serve_forever, args=(STOP_SECONDS,), name="probes", daemon=True
         )
 
     def start(self) -> None:
@@ -65,6 +68,7 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
+    request_queue_size = 2 * MAX_CONNECTIONS
 
     def __init__(
         self,

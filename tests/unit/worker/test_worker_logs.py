@@ -1,7 +1,8 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,64 +18,93 @@ def _logging_is_put_back() -> Iterator[None]:
         for name in ("grpc", "kubediffusion_worker", "kubediffusion_wire")
     }
     yield
+    logging.captureWarnings(False)
     root.handlers[:], root.level = before[0], before[1]
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 
 
-def logged(style: str, *, level: str = "INFO") -> tuple[logging.Logger, io.StringIO]:
+def logged(
+    act: Callable[[logging.Logger], object], style: str = "json", level: str = "INFO"
+) -> str:
+    """Return what is written while something logs."""
     stream = io.StringIO()
-    logs.configure(style, level, stream)  # type: ignore[arg-type] # one of two texts
-    return logging.getLogger("kubediffusion_worker.x"), stream
+    writer = logs.configure(style, level, stream)  # type: ignore[arg-type] # one of two texts
+    act(logging.getLogger("kubediffusion_worker.x"))
+    writer.finish(60.0)
+    return stream.getvalue()
 
 
 def test_a_record_is_one_object_with_its_facts() -> None:
-    logger, stream = logged("json")
-    logger.info("Generation changed", extra={"request_id": "a", "event": "started"})
-    line = json.loads(stream.getvalue())
+    facts = {"request_id": "a", "event": "started"}
+    line = json.loads(logged(lambda logger: logger.info("Generation changed", extra=facts)))
     assert line["message"] == "Generation changed"
     assert (line["request_id"], line["event"], line["level"]) == ("a", "started", "INFO")
 
 
 def test_text_for_people_has_the_facts_too() -> None:
-    logger, stream = logged("text")
-    logger.warning("Registry cannot be written to", extra={"cause": "full"})
-    assert "WARNING Registry cannot be written to cause=full" in stream.getvalue()
+    text = logged(lambda logger: logger.warning("It is full", extra={"cause": "disk"}), "text")
+    assert "WARNING It is full cause=disk" in text
 
 
 def test_an_error_shows_type_and_place_but_not_its_text() -> None:
-    logger, stream = logged("json")
-    try:
-        raise ValueError("a secret prompt")
-    except ValueError:
-        logger.exception("It failed")
-    line = json.loads(stream.getvalue())
-    assert line["error"] == "ValueError"
-    assert "test_worker_logs.py" in line["place"]
-    assert "secret" not in stream.getvalue()
+    def fail(logger: logging.Logger) -> None:
+        try:
+            raise ValueError("a secret prompt")
+        except ValueError:
+            logger.exception("It failed")
+
+    text = logged(fail)
+    assert json.loads(text)["error"] == "ValueError"
+    assert "test_worker_logs.py" in json.loads(text)["place"]
+    assert "secret" not in text
 
 
 def test_the_trace_of_the_call_is_in_every_line() -> None:
-    logger, stream = logged("json")
-    token = tracing.current_trace.set("abc")
-    logger.info("x")
-    tracing.current_trace.reset(token)
-    assert json.loads(stream.getvalue())["trace_id"] == "abc"
+    def call(logger: logging.Logger) -> None:
+        token = tracing.current_trace.set("abc")
+        logger.info("x")
+        tracing.current_trace.reset(token)
+
+    assert json.loads(logged(call))["trace_id"] == "abc"
 
 
 def test_grpc_is_quiet_unless_one_debugs() -> None:
-    _, stream = logged("json")
-    logging.getLogger("grpc._cython.cygrpc").error("what a client sent")
-    assert stream.getvalue() == ""
-    _, stream = logged("json", level="DEBUG")
+    def complain(logger: logging.Logger) -> None:
+        logging.getLogger("grpc._cython.cygrpc").error("what a client sent")
+
+    assert logged(complain) == ""
     logging.getLogger("grpc").setLevel(logging.NOTSET)
-    logging.getLogger("grpc._cython.cygrpc").error("what a client sent")
-    assert stream.getvalue() != ""
+    assert logged(complain, level="DEBUG") != ""
 
 
 def test_libraries_are_heard_from_warnings_on() -> None:
-    _, stream = logged("json")
-    logging.getLogger("some.library").info("chatter")
-    assert stream.getvalue() == ""
-    logging.getLogger("some.library").warning("trouble")
-    assert "trouble" in stream.getvalue()
+    library = logging.getLogger("some.library")
+    assert logged(lambda logger: library.info("chatter")) == ""
+    assert "trouble" in logged(lambda logger: library.warning("trouble"))
+
+
+class Stuck(io.StringIO):
+    """A stream that nobody reads for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = threading.Event()
+
+    def write(self, text: str, /) -> int:
+        assert self.is_read.wait(60.0)
+        return super().write(text)
+
+
+def test_a_stream_that_nobody_reads_holds_up_nobody() -> None:
+    stream = Stuck()
+    writer = logs.LineWriter(stream, max_lines=3)
+    for number in range(100):
+        writer.emit(logging.makeLogRecord({"msg": f"line {number}"}))
+    writer.finish(timeout=0.0)
+    stream.is_read.set()
+    writer.finish(60.0)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "line 0"
+    assert "Log lines were dropped" in lines
+    assert len(lines) < 10
