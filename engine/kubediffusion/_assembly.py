@@ -44,6 +44,7 @@ class Assembly:
         self.settings: _settings.EngineSettings = config.freeze()
         self._executor_class = abstract.DiffusionExecutor.get_class(config)
         self._executor: abstract.DiffusionExecutor | None = None
+        self._starting: abstract.DiffusionExecutor | None = None
         self._loop: _loop.EngineLoop | None = None
         self._core: _core.Core | None = None
         self._desk: _desk.Desk | None = None
@@ -89,9 +90,11 @@ class Assembly:
                 raise
 
     def close(self) -> None:
-        """Let go of everything; bounded and idempotent."""
+        """Let go of everything, of a running `start` too; bounded and idempotent."""
+        self._is_closed = True
+        if (starting := self._starting) is not None:
+            starting.shutdown()
         with self._lock:
-            self._is_closed = True
             self._cleanup.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
@@ -226,7 +229,11 @@ class Assembly:
         cleanup.callback(loop.close)
         executor = self._executor_class(self.config)
         cleanup.callback(executor.shutdown)
+        self._starting = executor
+        if self._is_closed:  # Asked after `close` could see the executor, so one of both acts.
+            raise self._unusable()
         executor.start(loop)
+        self._starting = None
         delivery = _delivery.Delivery(files, cache_bytes=settings.result_cache_bytes)
         ledger = _ledger.Ledger(journal, settings)
         core = _core.Core(settings, ledger, delivery, instance=identifiers.new_incarnation())
