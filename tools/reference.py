@@ -206,6 +206,11 @@ def _option_row(option: click.Option) -> tuple[str, str, str]:
     )
 
 
+def _help(option: click.Option) -> str:
+    text = option.help or ""
+    return f"{text} May be repeated." if option.multiple and "repeated" not in text else text
+
+
 def _metavar(option: click.Option) -> str:
     if option.metavar:
         return option.metavar
