@@ -194,16 +194,9 @@ def _options(command: click.Command) -> str:
 
 
 def _option_row(option: click.Option) -> tuple[str, str, str]:
-    value = "" if option.is_flag else f" {_metavar(option)}"
+    value = "" if option.is_flag else _metavar(option)
     names = ", ".join(_code(name) for name in option.opts)
-    repeats = (
-        " May be repeated." if option.multiple and "repeated" not in (option.help or "") else ""
-    )
-    return (
-        f"{names}{_code(value.strip()) and ' ' + _code(value.strip())}",
-        _given(option),
-        (f"{option.help or ''}{repeats}"),
-    )
+    return f"{names} {_code(value)}".strip(), _given(option), _help(option)
 
 
 def _help(option: click.Option) -> str:
