@@ -67,8 +67,9 @@ class RunControl:
         self.has_computed = False
 
     def call_ended(self) -> None:
-        """Lets go of the pipelines."""
+        """Lets go of all that belongs to the call."""
         self._pipelines = ()
+        self._count.call_ended()
 
     def timesteps_set(self, scheduler: object) -> None:
         """Takes note that a loop will begin; see `seams.Seams`."""

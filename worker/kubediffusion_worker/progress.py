@@ -48,6 +48,10 @@ class StepCount:
         self._before_call = self.done
         self._start_loop()
 
+    def call_ended(self) -> None:
+        """Lets go of the timestep, which may hold on to the memory of all of them."""
+        self._last_token = None
+
     def timesteps_set(self) -> bool:
         """Takes note that a scheduler is ready; returns whether a loop has ended before it.
 

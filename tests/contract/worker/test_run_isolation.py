@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.filterwarnings(each) for each in zoo.FOREIGN_WARNINGS]
 
 @pytest.fixture(scope="module")
 def shared() -> pipeline.SharedPipeline:
+    zoo.shared("sd15_unipc")  # Not built in a test that looks at memory.
     return pipeline.SharedPipeline.from_pipeline(zoo.build("sd15_unipc").pipeline)
 
 
@@ -129,18 +130,24 @@ def test_run_cancelled_before_it_starts_computes_nothing(
     assert recorder.seams == 0
 
 
+def living_tensors() -> list[torch.Tensor]:
+    return [each for each in gc.get_objects() if type(each) is torch.Tensor]
+
+
 class TensorCatcher(run_observers.Recorder):
-    """Keeps weak references to the tensors that are alive at the second step."""
+    """Keeps weak references to the tensors that the run has made up to its second step."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         super().__init__(at_step=self._catch)
         self.caught: list[weakref.ref[torch.Tensor]] = []
+        self._older = {id(each) for each in living_tensors()}
         self._then = then
 
     def _catch(self, report: runs.StepReport) -> None:
         if report.step == 2:
-            alive = (each for each in gc.get_objects() if type(each) is torch.Tensor)
-            self.caught = [weakref.ref(each) for each in alive if each.shape == (1, 4, 16, 16)]
+            self.caught = [
+                weakref.ref(each) for each in living_tensors() if id(each) not in self._older
+            ]
             self._then()
 
     def living(self) -> int:
