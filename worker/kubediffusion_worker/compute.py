@@ -181,6 +181,8 @@ class Attempt:
         seed: int,
     ) -> None:
         self.number = number
+        self.fingerprint = ""
+        """What the result will depend on; known once the run has begun."""
         self._pipeline = pipeline
         self._spec = spec
         self._seed = seed
@@ -227,6 +229,7 @@ class Attempt:
             with self._lock:
                 if self._is_cancelled:
                     return runs.RunCancelled()
+                self.fingerprint = self._pipeline.fingerprint_for(self._spec)
                 self._run = self._pipeline.start_run(self._spec, seed=self._seed, observer=relay)
             return self._run.execute()
         except runs.RunCancelled as error:

@@ -20,7 +20,6 @@ from kubediffusion_worker import (
     admission,
     compute,
     config,
-    generation,
     identity,
     instructions,
     lifecycle,
@@ -218,22 +217,19 @@ class Conductor:
 
     def _start_encoding(self, instruction: instructions.Encode) -> None:
         job = self._jobs[instruction.run]
-        found = self.machine.generations[instruction.key]
         outcome, job.outcome = job.outcome, None
         assert outcome is not None, "only what has been computed is encoded"
         build = functools.partial(
-            results.build, outcome, job.options, self._circumstances(found), self._encode
+            results.build, outcome, job.options, self._circumstances(job), self._encode
         )
         self._spawn(self._finish_encoding(instruction.run, job, build))
 
-    def _circumstances(self, found: generation.Generation) -> results.Circumstances:
-        assert self.pipeline is not None, "it has computed"
-        is_restarted = found.attempt > 1
+    def _circumstances(self, job: _Job) -> results.Circumstances:
+        found = self.machine.generations[job.key]
+        is_first = found.attempt == 1
         return results.Circumstances(
-            exactness=worker_pb2.EXACTNESS_RESTARTED
-            if is_restarted
-            else worker_pb2.EXACTNESS_EXACT,
-            fingerprint=self.pipeline.fingerprint,
+            exactness=worker_pb2.EXACTNESS_EXACT if is_first else worker_pb2.EXACTNESS_RESTARTED,
+            fingerprint=job.attempt.fingerprint,
             queue_seconds=(found.started_at or found.submitted_at) - found.submitted_at,
         )
 

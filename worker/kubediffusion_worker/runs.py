@@ -214,6 +214,14 @@ class LoadedPipeline(Protocol):
             errors.AdapterNotFoundError: A LoRA adapter is not resident.
         """
 
+    def fingerprint_for(self, spec: worker_pb2.GenerationSpec) -> str:
+        """Names all that the result of a run depends on, the adapters in use included.
+
+        Raises:
+            errors.AdapterNotFoundError: A LoRA adapter is not resident.
+        """
+        ...
+
     def start_run(
         self, spec: worker_pb2.GenerationSpec, *, seed: int, observer: RunObserver
     ) -> Run:

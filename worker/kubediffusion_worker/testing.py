@@ -169,6 +169,11 @@ class FakePipeline:
             if use.name not in known:
                 raise errors.AdapterNotFoundError(f"adapter {use.name!r} is not loaded")
 
+    def fingerprint_for(self, spec: worker_pb2.GenerationSpec) -> str:
+        """See `runs.LoadedPipeline`."""
+        self.check(spec)
+        return "+".join([self.fingerprint, *sorted(use.name for use in spec.adapters)])
+
     def start_run(
         self, spec: worker_pb2.GenerationSpec, *, seed: int, observer: runs.RunObserver
     ) -> "FakeRun":

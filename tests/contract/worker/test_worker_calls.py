@@ -505,6 +505,37 @@ def test_adapters_are_loaded_and_unloaded_by_name(transport: str) -> None:
     tell(transport, story)
 
 
+def test_a_result_tells_what_its_bits_depend_on(transport: str) -> None:
+    async def story(worker: Served, client: Client) -> None:
+        await client.call("load_adapter", "style", "folder")
+        spec = client.spec()
+        spec.adapters.add(name="style", scale=1.0)
+        await client.submit("a")
+        await client.submit("b", spec=spec)
+        plain = (await client.end("a")).succeeded.result.fingerprint
+        styled = (await client.end("b")).succeeded.result.fingerprint
+        assert plain == (await client.worker()).fingerprint != styled
+
+    tell(transport, story)
+
+
+def test_an_adapter_that_is_gone_when_its_turn_comes_fails_that_generation(
+    transport: str,
+) -> None:
+    async def story(worker: Served, client: Client) -> None:
+        await client.call("load_adapter", "style", "folder")
+        await client.submit("a", is_gated=True)
+        await client.until("started")
+        spec = client.spec()
+        spec.adapters.add(name="style", scale=1.0)
+        await client.submit("b", spec=spec)
+        worker.pipeline.adapters.unload("style")
+        worker.pipeline.gate.allow(3)
+        assert (await client.end("b")).failed.error.reason == "ADAPTER_NOT_FOUND"
+
+    tell(transport, story)
+
+
 def test_methods_answer_while_a_generation_computes(transport: str) -> None:
     async def story(worker: Served, client: Client) -> None:
         await client.submit("a", is_gated=True)
