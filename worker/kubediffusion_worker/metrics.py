@@ -16,7 +16,7 @@ _WORKER_STATES = tuple(
 
 
 # When a series was made is of no use here, and doubles their number.
-prometheus_client.disable_created_metrics()
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
 
 
 class Metrics:

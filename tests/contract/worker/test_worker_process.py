@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from callers import PATIENCE, Client, names
-from kubediffusion_proto.v1 import worker_pb2
+from callers import PATIENCE, Calls, Client, names
+from kubediffusion_proto.v1 import worker_pb2, worker_pb2_grpc
 from kubediffusion_wire import channels, errors, registry
 from served import Process, a_process, command, connected, run_to_end, short_folder
 
@@ -318,8 +318,6 @@ def test_a_failed_device_ends_the_process(folder: pathlib.Path) -> None:
 
 def test_logs_tell_what_happened_but_not_what_was_asked_for() -> None:
     async def story(worker: Process) -> None:
-        async with channels.open_channel(worker.address) as channel:
-            del channel
         async with connected(worker.address) as client:
             await client.serving()
             await client.submit("a", prompt="a very secret prompt", raises="pipeline")
@@ -333,3 +331,29 @@ def test_logs_tell_what_happened_but_not_what_was_asked_for() -> None:
     changes = [line["event"] for line in lines if line["message"] == "Generation changed"]
     assert changes == ["queued", "started", "failed"]
     assert "secret" not in json.dumps(lines)
+
+
+def test_logs_carry_the_trace_of_the_request() -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+
+    async def story(worker: Process) -> None:
+        async with channels.open_channel(worker.address) as channel:
+            client = Client(Calls(channel))
+            await client.serving()
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)  # type: ignore[no-untyped-call] # generated
+            await stub.SubmitGeneration(
+                worker_pb2.SubmitGenerationRequest(
+                    caller=client.caller, request_id="a", spec=client.spec()
+                ),
+                metadata=[("traceparent", f"00-{trace}-b7ad6b7169203331-01")],
+            )
+            await client.result("a")
+
+    with a_process() as worker:
+        asyncio.run(story(worker))
+        worker.signal()
+        worker.signal()
+        worker.wait()
+        lines = worker.log()
+    traced = [line["event"] for line in lines if line.get("trace_id") == trace]
+    assert traced == ["queued", "started", "succeeded"]
