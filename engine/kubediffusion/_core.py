@@ -298,6 +298,7 @@ class Core:
             kind = event.WhichOneof("event")
             if kind == "started":
                 session.note_started()
+                self.pump()
             if kind is not None:
                 _news.note_event(record, seat, kind, event)
                 stimulus = _news.of_event(seat, kind, event)

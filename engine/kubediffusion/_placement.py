@@ -44,9 +44,10 @@ class Candidate:
     max_queued: int = 0
     """Bound on `queued`; 0: none is known."""
     unreported: int = 0
-    """Requests that this engine sent since that report."""
+    """Requests that came into its queue since that report, as far as this engine knows, less
+    those that left it."""
     in_flight: int = 0
-    """Of those, the ones whose answer is awaited."""
+    """Requests of this engine whose answer is awaited."""
 
 
 def choose(
@@ -70,7 +71,7 @@ def choose(
     def rank(candidate: Candidate) -> tuple[int, float, str]:
         absent = len(wanted - candidate.adapters)
         ahead = candidate.queued_seconds + candidate.unreported * typical_seconds
-        return absent, ahead, candidate.name
+        return absent, max(0.0, ahead), candidate.name
 
     return min(able, key=rank)
 

@@ -140,9 +140,9 @@ class Session:
             loading=frozenset(self.loading),
             is_serving=self.is_listed and self.is_attached and is_open and is_serving,
             queued_seconds=self.load.queued_seconds,
-            queued=max(0, self.load.queued - self._started_since_report),
+            queued=self.load.queued,
             max_queued=self.worker.limits.max_queued,
-            unreported=self.unreported,
+            unreported=self.unreported - self._started_since_report,
             in_flight=self.in_flight,
         )
 

@@ -178,6 +178,8 @@ class Tracker:
             self.strays.discard(stimulus.seat)
             yield _instructions.Ack(stimulus.seat)
         elif isinstance(stimulus.error, _ELSEWHERE | errors.WaitError):
+            if isinstance(stimulus.error, errors.WorkerFailedError):
+                self._count_death()
             yield from self._leave(is_new_attempt=True, ack=stimulus.seat)
         else:
             yield from self._end(stimulus.ending, stimulus.error, ack=stimulus.seat)
@@ -216,11 +218,14 @@ class Tracker:
         self.strays.discard(stimulus.seat)
         if stimulus.seat != self.seat:
             return
+        self._count_death()
+        yield from self._leave(is_new_attempt=True)
+
+    def _count_death(self) -> None:
         if self._died_without_progress():
             self.strikes += 1
         elif self.is_started:
             self.strikes = 0
-        yield from self._leave(is_new_attempt=True)
 
     def _died_without_progress(self) -> bool:
         """Whether this death looks like the request's own doing.
