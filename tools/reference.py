@@ -77,6 +77,29 @@ def _properties(cls: type) -> Iterator[tuple[str, str]]:
             yield name, inspect.cleandoc(member.__doc__ or "").partition("\n\nRaises")[0]
 
 
+def methods_table(path: str) -> str:
+    """Return the public methods of a class with what they raise, by `module:Class`."""
+    rows = [
+        (_code(f"{name}{_arguments(method)}"), *_told(method))
+        for name, method in inspect.getmembers(_named(path), inspect.isfunction)
+        if not name.startswith("_")
+    ]
+    return table(("method", "meaning", "raises"), rows)
+
+
+def _arguments(method: Callable[..., object]) -> inspect.Signature:
+    signature = inspect.signature(method)
+    _, *others = signature.parameters.values()
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in others]
+    return inspect.Signature(plain)
+
+
+def _told(method: Callable[..., object]) -> tuple[str, str]:
+    text, _, raises = (inspect.getdoc(method) or "").partition("\n\nRaises:\n")
+    names = re.findall(r"^ {4}(\w+):", raises, re.MULTILINE)
+    return re.split(r"\n\n(?:Args|Returns):\n", text)[0], ", ".join(map(_code, names))
+
+
 def _named(path: str) -> Any:  # Any: whatever the module has under that name
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -249,6 +272,7 @@ TABLES: Mapping[str, Callable[..., str]] = {
     "fields": fields_table,
     "attributes": attributes_table,
     "errors": errors_table,
+    "methods": methods_table,
     "metrics": metrics_table,
     "calls": calls_table,
     "commands": command_table,
