@@ -26,8 +26,8 @@ from kubediffusion_worker import (
 
 logger = logging.getLogger(__name__)
 
-FAREWELL_SECONDS = 1.0
-"""Seconds that watchers get to be told that the device has failed."""
+FAREWELL_SECONDS = 5.0
+"""Seconds that engines get, after the device has failed, to fetch what was done before."""
 
 
 class ExitCode(enum.IntEnum):
