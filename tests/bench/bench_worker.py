@@ -53,9 +53,9 @@ class SleepingPipeline(pipeline_utils.DiffusionPipeline):
         """Returns one image of noise."""
         latents = torch.randn(1, 4, 8, 8, generator=generator)
         self.scheduler.set_timesteps(num_inference_steps)
-        for timestep in self.scheduler.timesteps:
+        for timestep in self.scheduler.timesteps.tolist():
             noise = self.model(latents, step_seconds)
-            latents = self.scheduler.step(noise, timestep, latents).prev_sample
+            (latents, *_) = self.scheduler.step(noise, timestep, latents, return_dict=False)
         pixels = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
         image = PIL.Image.fromarray(numpy.asarray(pixels))
         return pipeline_utils.ImagePipelineOutput(images=[image])
@@ -74,4 +74,4 @@ def shared_pipeline() -> pipeline.SharedPipeline:
 
 
 if __name__ == "__main__":
-    program.main(load=shared_pipeline)
+    program.main(load=lambda _config: shared_pipeline())
