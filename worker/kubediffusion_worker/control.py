@@ -145,6 +145,8 @@ class RunControl:
             index = self._count.in_loop - 1
             known = self._host_timesteps
             return known[index] if index < len(known) else float("nan")
+        if isinstance(timestep, torch.Tensor) and timestep.numel() == 1:
+            return float(timestep.item())
         numbers = _numbers(timestep)
         return numbers[0] if len(numbers) == 1 else float("nan")
 

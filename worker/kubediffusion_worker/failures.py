@@ -35,6 +35,7 @@ _STICKY_TEXTS = (
     "CUDA error: unknown error",
     "GPU is lost",
 )
+_TENSOR = re.compile(r"\b(tensor|array)\(.*?(\)|$)")
 _MAX_TEXT = 500
 _WINDOW = 16
 
@@ -96,7 +97,8 @@ def field_of(parameter: str) -> str:
 
 
 def _without_secrets(text: str, secrets: Collection[str]) -> str:
-    line = " ".join(text.split())
+    # Checks of arguments print what they were given, tensors included.
+    line = _TENSOR.sub("a tensor", " ".join(text.split()))
     if any(_shares_text(line, secret) for secret in secrets):
         return "(its text is left out, since it holds text of the request)"
     return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"

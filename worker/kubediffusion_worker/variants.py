@@ -51,8 +51,8 @@ def task_calls(pipeline: pipeline_utils.DiffusionPipeline) -> Mapping[Task, Task
     for task in _MAKERS:
         try:
             calls[task] = _call(type(for_task(pipeline, task)))
-        except (ValueError, TypeError, AttributeError):
-            continue  # There is no such class for this family, or it needs more components.
+        except Exception:  # noqa: BLE001  # no class for this family, or it needs other parts
+            continue
     return calls
 
 

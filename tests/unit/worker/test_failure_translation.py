@@ -45,6 +45,11 @@ def test_text_that_holds_a_part_of_the_prompt_is_left_out(text: str) -> None:
     assert "RuntimeError" in str(error)
 
 
+def test_tensors_are_not_printed() -> None:
+    error = translate(RuntimeError("both x: tensor([[[-1.04,\n 0.9]]]) and y"))
+    assert str(error).endswith("both x: a tensor and y")
+
+
 def test_short_prompt_is_found_as_a_word_only() -> None:
     assert "category" in str(translate(RuntimeError("category 7"), secrets=("cat",)))
     assert "7" not in str(translate(RuntimeError("no cat 7"), secrets=("cat",)))
