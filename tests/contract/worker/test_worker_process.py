@@ -33,6 +33,16 @@ async def _running(client: Client, request_id: str, gate: pathlib.Path) -> None:
     await client.until("started", request_id)
 
 
+async def _follow(client: Client, request_id: str, is_followed: asyncio.Event) -> list[str]:
+    """Return the events of a generation; tell when the worker knows of the watch."""
+    seen: list[str] = []
+    async with asyncio.timeout(PATIENCE):
+        async for response in client.watch(request_id, until_terminal=True):
+            seen += names(response.events)
+            is_followed.set()
+    return seen
+
+
 def _start_engine(program: str, address: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", program, address],
@@ -133,8 +143,11 @@ def test_what_is_not_done_within_the_budget_is_handed_over(folder: pathlib.Path)
         async with connected(worker.address) as client:
             await client.serving()
             await _running(client, "a", folder / "never")
+            is_followed = asyncio.Event()
+            events = asyncio.create_task(_follow(client, "a", is_followed))
+            await is_followed.wait()
             worker.signal()
-            return names(await client.events("a"))
+            return await events
 
     with a_process("--grace", "0.2") as worker:
         assert asyncio.run(story(worker)) == ["queued", "started", "handed_over"]
@@ -146,10 +159,13 @@ def test_a_second_signal_ends_the_budget(folder: pathlib.Path) -> None:
         async with connected(worker.address) as client:
             await client.serving()
             await _running(client, "a", folder / "never")
+            is_followed = asyncio.Event()
+            events = asyncio.create_task(_follow(client, "a", is_followed))
+            await is_followed.wait()
             worker.signal(signal.SIGTERM)
             await _draining(client)
             worker.signal(signal.SIGINT)
-            return names(await client.events("a"))
+            return await events
 
     with a_process("--grace", "3600") as worker:
         assert asyncio.run(story(worker))[-1] == "handed_over"
@@ -160,9 +176,9 @@ def test_a_watch_learns_that_the_worker_has_ended() -> None:
     async def story(worker: Process) -> None:
         async with connected(worker.address) as client:
             await client.serving()
-            worker.signal()
-            async for _ in client.watch():
-                pass
+            async for response in client.watch():
+                if response.is_live:
+                    worker.signal()
 
     with a_process() as worker, pytest.raises(errors.WorkerGoneError):
         asyncio.run(story(worker))
@@ -306,8 +322,12 @@ def test_a_failed_device_ends_the_process(folder: pathlib.Path) -> None:
     async def story(worker: Process) -> list[str]:
         async with connected(worker.address) as client:
             await client.serving()
-            await client.submit("a", raises="sticky")
-            return names(await client.events("a"))
+            await client.submit("a", raises="sticky", at=2, wait_for=str(folder / "go"))
+            is_followed = asyncio.Event()
+            events = asyncio.create_task(_follow(client, "a", is_followed))
+            await is_followed.wait()
+            (folder / "go").touch()
+            return await events
 
     with a_process() as worker:
         assert asyncio.run(story(worker))[-1] == "failed"
