@@ -45,6 +45,8 @@ WORKER_PARAMETERS: Mapping[str, str] = {
 }
 """Parameters that the worker sets itself, and what to do instead."""
 
+_PICTURES = ("image", "mask_image")
+
 MAX_EXTRA_ARGS = 256
 MAX_ADAPTERS = 64
 MAX_FRAMES_PER_SECOND = 240.0
@@ -259,7 +261,7 @@ def _check_extra_args(
     for name in sorted(spec.extra_args):
         value = spec.extra_args[name]
         field = f"extra_args.{name[:64]}"
-        misplaced = _check_place(field, name)
+        misplaced = _check_place(field, name, spec)
         if misplaced is not None:
             yield misplaced
         elif parameters and name not in by_name:
@@ -268,15 +270,22 @@ def _check_extra_args(
             yield from kinds.check(field, value, by_name.get(name))
 
 
-def _check_place(field: str, name: str) -> Violation | None:
+def _check_place(field: str, name: str, spec: worker_pb2.GenerationSpec) -> Violation | None:
     """Finds arguments that are a field of their own, or none of the user's business."""
     advice = WORKER_PARAMETERS.get(name)
     if advice is not None:
         return Violation(field, f"must be left out: the worker sets it; {advice}")
     for own, names in SPEC_PARAMETERS.items():
+        if own in _PICTURES and _holds_several(spec.extra_args[name]) and not spec.HasField(own):
+            continue
         if name in names or name == own:
             return Violation(field, f"must be left out: it has a field of its own; use {own}")
     return None
+
+
+def _holds_several(value: worker_pb2.Value) -> bool:
+    """Tells pictures that their own field cannot hold: several, or one as latents."""
+    return value.WhichOneof("kind") in ("list", "tensor")
 
 
 def _unknown_parameter(

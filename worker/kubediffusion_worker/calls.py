@@ -123,9 +123,10 @@ def prepare(
 def _task(
     spec: worker_pb2.GenerationSpec, calls: Mapping[variants.Task, variants.TaskCall]
 ) -> variants.Task:
-    return variants.choose(
-        calls, has_image=spec.HasField("image"), has_mask=spec.HasField("mask_image")
+    image, mask_image = (
+        spec.HasField(field) or field in spec.extra_args for field in _IMAGE_FIELDS
     )
+    return variants.choose(calls, has_image=image, has_mask=mask_image)
 
 
 def _parameter(field: str, accepted: Collection[str]) -> str:

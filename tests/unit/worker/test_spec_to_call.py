@@ -118,6 +118,24 @@ def test_pictures_in_lists_come_as_pictures() -> None:
     assert all(isinstance(each, PIL.Image.Image) for each in found)
 
 
+def test_several_pictures_for_one_call_come_as_further_arguments() -> None:
+    spec = extra(image=[PIL.Image.new("RGB", (4, 4))] * 2)
+    call = prepare(spec)
+    assert call.task is variants.Task.IMAGE_TO_IMAGE
+    found = call.arguments["image"]
+    assert isinstance(found, list)
+    assert len(found) == 2
+
+
+def test_one_picture_has_a_field_of_its_own() -> None:
+    with pytest.raises(errors.InvalidRequestError, match="use image"):
+        prepare(extra(image=PIL.Image.new("RGB", (4, 4))))
+    several = extra(image=[PIL.Image.new("RGB", (4, 4))])
+    several.image.CopyFrom(picture())
+    with pytest.raises(errors.InvalidRequestError, match="use image"):
+        prepare(several)
+
+
 def test_embeddings_take_the_place_of_texts_with_a_default() -> None:
     spec = worker_pb2.GenerationSpec(
         extra_args={
