@@ -113,11 +113,14 @@ class BarDisplay:
         match item.kind:
             case news.Kind.STEP:
                 left = "" if item.eta_seconds is None else f"{text.seconds(item.eta_seconds)} left"
-                self._bars.update(task, completed=item.step, total=item.total or None, note=left)
+                count = text.steps(item.step, item.total)
+                total = item.total or None
+                self._bars.update(task, completed=item.step, total=total, count=count, note=left)
             case news.Kind.SUCCEEDED:
-                total = self._bars.tasks[task].total or 1
+                end = self._bars.tasks[task].total or 1
                 note = item.detail or "done"
-                self._bars.update(task, completed=total, total=total, note=note)
+                # The last steps may have been left out for newer events.
+                self._bars.update(task, completed=end, total=end, count="", note=note)
             case _:
                 self._bars.update(task, note=item.detail or item.kind.value)
 
@@ -128,7 +131,9 @@ class BarDisplay:
     def _task(self, request_id: str) -> "progress.TaskID":
         if request_id not in self._tasks:
             # Without a total the bar pulses, which means "waiting" here.
-            self._tasks[request_id] = self._bars.add_task(request_id, total=None, note="")
+            self._tasks[request_id] = self._bars.add_task(
+                request_id, total=None, count="", note=""
+            )
         return self._tasks[request_id]
 
 
@@ -139,7 +144,7 @@ def _make_bars(stream: TextIO) -> "progress.Progress":
     return progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(bar_width=28),
-        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[count]}"),
         progress.TextColumn("{task.fields[note]}", style="dim"),
         console=console.Console(file=stream),
     )

@@ -7,7 +7,7 @@ import pathlib
 import click
 
 from kubediffusion._links import protocol
-from kubediffusion.cli import files, fleet, observer, options, saving
+from kubediffusion.cli import files, fleet, observations, observer, options, patience, saving, text
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors, identifiers
 
@@ -67,7 +67,7 @@ async def _fetch(
     is_patient: bool,
 ) -> protocol.FetchedResult:
     async with (
-        asyncio.timeout(timeout),
+        patience.at_most(timeout, "the result was not there"),
         fleet.connect(reach, fleet.some_endpoints(reach)) as links,
     ):
         if is_patient:
@@ -92,9 +92,10 @@ def check_succeeded(generation: worker_pb2.Generation) -> None:
     if generation.state == worker_pb2.GENERATION_STATE_CANCELLED:
         raise errors.GenerationCancelledError(f"generation {name!r} was cancelled")
     if generation.state != worker_pb2.GENERATION_STATE_SUCCEEDED:
-        progress = generation.progress
+        state = observations.generation_state(generation.state).lower()
+        steps = text.steps(generation.progress.step, generation.progress.total)
         raise errors.ResultNotReadyError(
-            f"generation {name!r} is at step {progress.step} of {progress.total or 'some'}"
+            f"generation {name!r} is {state}" + (f", step {steps}" if steps else "")
         )
 
 

@@ -11,7 +11,7 @@ import time
 import click
 
 from kubediffusion._links import protocol
-from kubediffusion.cli import exits, fleet, observations, observer, options
+from kubediffusion.cli import exits, fleet, observations, observer, options, patience
 from kubediffusion_wire import identifiers
 
 _STATES = ("QUEUED", "RUNNING", "PARKED", *sorted(observations.TERMINAL_STATES))
@@ -89,7 +89,7 @@ async def _cancel_all(
     reach: options.Reach, request_ids: tuple[str, ...], engine_id: str, timeout: float
 ) -> dict[str, str]:
     async with (
-        asyncio.timeout(timeout),
+        patience.at_most(timeout, "not all were confirmed"),
         fleet.connect(reach, fleet.some_endpoints(reach)) as links,
     ):
         # All are found before the first is cancelled, so that a typing error cancels none.

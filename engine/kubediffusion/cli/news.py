@@ -125,7 +125,7 @@ class Digest:
             case Kind.SUCCEEDED:
                 yield f"{name}: {news.detail or 'done'}"
             case Kind.FAILED:
-                yield f"{name}: failed: {news.detail}"
+                yield f"{name}: failed: {news.detail}" if news.detail else f"{name}: failed"
             case Kind.CANCELLED:
                 yield f"{name}: cancelled"
             case Kind.NOTE:

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ class Wanted:
     mask_image: pathlib.Path | None = None
     loras: tuple[tuple[str, float], ...] = ()
     extra_args: tuple[tuple[str, Any], ...] = ()  # Any: whatever JSON holds.
-    encoding: str = "png"
+    encoding: str | None = None
+    """What only a worker can write: mp4. Pictures come as pixels, which suit any format."""
 
     def fields(self) -> dict[str, Any]:  # Any: the fields have many types.
         """Answer the fields of an `OmniDiffusionRequest` that were given."""
@@ -90,20 +91,3 @@ def parse_setting(text: str) -> tuple[str, Any]:  # Any: whatever JSON holds.
         return key, json.loads(value)
     except json.JSONDecodeError:
         return key, value
-
-
-def output_rows(
-    request_id: str, facts: Mapping[str, object], paths: Sequence[pathlib.Path], seed: int
-) -> list[dict[str, object]]:
-    """Write a finished generation as what `--json` prints: one row for each file.
-
-    Args:
-        request_id: The generation.
-        facts: What all its files have in common.
-        paths: Its files, one for each output.
-        seed: Of the first output; output i has seed + i.
-    """
-    return [
-        {"request_id": request_id, "path": str(path), "seed": seed + i, **facts}
-        for i, path in enumerate(paths)
-    ]

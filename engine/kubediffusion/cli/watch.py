@@ -5,7 +5,7 @@ import asyncio
 import click
 from google.protobuf import json_format
 
-from kubediffusion.cli import displays, exits, fleet, news, observer, options
+from kubediffusion.cli import displays, exits, fleet, news, observer, options, patience
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import identifiers
 
@@ -34,7 +34,7 @@ async def _watch(
 ) -> news.Kind:
     last = news.Kind.NOTE
     async with (
-        asyncio.timeout(timeout),
+        patience.at_most(timeout, "the generation had not ended"),
         fleet.connect(reach, fleet.some_endpoints(reach)) as links,
     ):
         with displays.choose(is_silent=is_json) as display:

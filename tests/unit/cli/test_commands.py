@@ -17,6 +17,22 @@ def test_help_lists_every_command_and_the_exit_codes(capsys):
     assert "130  interrupted" in text
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([name] for name in commands.COMMANDS),
+        ["worker", "start"],
+        ["worker", "stop"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_explains_itself(words, capsys):
+    assert cli.run([*words, "--help"]) == exits.ExitCode.OK
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: kubediffusion {' '.join(words)}")
+    assert "--help" in text
+
+
 def test_help_imports_nothing_heavy():
     program = (
         "import json, sys; from kubediffusion.cli import __main__ as cli; cli.run(['--help']);"

@@ -8,11 +8,7 @@ from kubediffusion.cli import requests
 
 def test_only_what_was_given_is_asked_for():
     wanted = requests.Wanted(steps=4, guidance_scale=0.0)
-    assert wanted.fields() == {
-        "num_inference_steps": 4,
-        "guidance_scale": 0.0,
-        "encoding": "png",
-    }
+    assert wanted.fields() == {"num_inference_steps": 4, "guidance_scale": 0.0}
 
 
 def test_one_prompt_gets_the_id_and_several_get_numbered_ones():
@@ -58,9 +54,3 @@ def test_a_setting_is_json_or_else_a_text(text, setting):
 def test_a_setting_needs_a_key_and_an_equals_sign(text):
     with pytest.raises(click.BadParameter, match="KEY=VALUE"):
         requests.parse_setting(text)
-
-
-def test_each_file_tells_its_own_seed(tmp_path):
-    paths = [tmp_path / "0.png", tmp_path / "1.png"]
-    rows = requests.output_rows("cat", {"worker": "w"}, paths, 7)
-    assert [(row["seed"], row["worker"]) for row in rows] == [(7, "w"), (8, "w")]
