@@ -23,12 +23,14 @@ def key_of(engine_id: str, request_id: str) -> identity.GenerationKey:
 
 
 def caller_of(message: worker_pb2.Caller) -> identity.Caller:
-    """Return the caller of a write.
+    """Return the caller of a write or a watch.
 
     Raises:
-        InvalidRequestError: It has no engine id.
+        InvalidRequestError: It has no engine id, or names its start by something else.
     """
     identifiers.check_identifier(message.engine_id, field="caller.engine_id")
+    if message.instance:  # It is kept, so its length must have an end.
+        identifiers.check_identifier(message.instance, field="caller.instance")
     return identity.caller_of(message)
 
 

@@ -172,8 +172,8 @@ class WorkerRuntime:
         self, request: worker_pb2.WatchGenerationsRequest
     ) -> AsyncGenerator[worker_pb2.WatchGenerationsResponse, None]:
         """Replay and follow events; ending it never ends a generation."""
+        caller = admission.caller_of(request.caller)
         wanted = watching.wanted(request)
-        caller = identity.caller_of(request.caller)
         number = next(self._watch_numbers)
         watch = watching.Watch(number, wanted, self.machine, self.incarnation)
         self._conductor.watches.add(watch)

@@ -42,12 +42,11 @@ class Wanted:
 
 
 def wanted(request: worker_pb2.WatchGenerationsRequest) -> Wanted:
-    """Read a request.
+    """Read a request whose caller has been checked.
 
     Raises:
         InvalidRequestError: An id is none, or the interval makes no sense.
     """
-    identifiers.check_identifier(request.caller.engine_id, field="caller.engine_id")
     for request_id in request.request_ids:
         identifiers.check_identifier(request_id, field="request_ids")
     interval = DEFAULT_INTERVAL

@@ -42,6 +42,7 @@ def test_a_deadline_is_meant_by_the_clock_on_the_wall() -> None:
         ({"request_id": ""}, "request_id"),
         ({"request_id": "x" * 129}, "request_id"),
         ({"caller": worker_pb2.Caller()}, "caller.engine_id"),
+        ({"caller": worker_pb2.Caller(engine_id="e", instance="x" * 129)}, "caller.instance"),
         ({"spec": None}, "spec"),
         ({"priority": 1001}, "priority"),
     ],

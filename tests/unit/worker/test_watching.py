@@ -277,7 +277,6 @@ def test_a_watch_wakes_up_for_held_back_progress() -> None:
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (worker_pb2.WatchGenerationsRequest(), "caller.engine_id"),
         (
             worker_pb2.WatchGenerationsRequest(
                 caller=worker_pb2.Caller(engine_id="e"), request_ids=["a/b"]
