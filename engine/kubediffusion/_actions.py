@@ -53,6 +53,12 @@ class Host(Protocol):
         """Tell a tracker what happened and carry out what it says."""
         ...
 
+    def take_listed(
+        self, record: _record.Record, seat: _stimuli.Seat, generation: worker_pb2.Generation
+    ) -> None:
+        """Take note of how a worker describes a generation."""
+        ...
+
     def pump(self) -> None:
         """Look for workers for the requests that wait."""
         ...
@@ -150,6 +156,9 @@ class Actions:
         else:
             taken = _stimuli.Seat(seat.worker, response.incarnation or seat.incarnation)
             self._host.feed(record, _stimuli.Accepted(taken))
+            if not response.is_created:
+                # Its events may have been told long ago.
+                self._host.take_listed(record, taken, response.generation)
         finally:
             session.in_flight -= 1
             self._host.pump()

@@ -256,7 +256,7 @@ class Core:
                 | _reattach.Verdict.ADOPT
             ):
                 if generation is not None:
-                    self._take_listed(record, seat, generation)
+                    self.take_listed(record, seat, generation)
             case _:
                 assert_never(verdict)
 
@@ -264,9 +264,10 @@ class Core:
         if not self._acks.holds(record.request_id, seat):
             self._actions.acknowledge(record.request_id, seat)
 
-    def _take_listed(
+    def take_listed(
         self, record: _record.Record, seat: _stimuli.Seat, generation: worker_pb2.Generation
     ) -> None:
+        """Take note of how a worker describes a generation."""
         _news.note_listing(record, seat, generation)
         stimulus = _news.of_listing(seat, generation)
         if stimulus is not None:
@@ -299,6 +300,8 @@ class Core:
             if kind == "started":
                 session.note_started()
                 self.pump()
+            elif kind in _news.TERMINAL:
+                session.note_ended()
             if kind is not None:
                 _news.note_event(record, seat, kind, event)
                 stimulus = _news.of_event(seat, kind, event)

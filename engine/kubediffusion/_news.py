@@ -6,7 +6,8 @@ from kubediffusion import _events, _record, _stimuli
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 
-_TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+"""Kinds of events that end a generation with a word for its user."""
 
 
 def of_event(
@@ -53,7 +54,7 @@ def note_event(
     record: _record.Record, seat: _stimuli.Seat, kind: str, event: worker_pb2.GenerationEvent
 ) -> None:
     """Keep for the user what an event tells; of strays nothing but their end."""
-    if kind in _TERMINAL:
+    if kind in TERMINAL:
         # Told once what it means for the request is clear.
         record.last_event = event
         if kind == "succeeded":

@@ -40,12 +40,11 @@ class Candidate:
     queued_seconds: float = 0.0
     """Work ahead of a new request, by its own last report."""
     queued: int = 0
-    """Requests of all engines in its queue, by its own last report."""
+    """Requests of all engines in its queue, as far as this engine knows."""
     max_queued: int = 0
     """Bound on `queued`; 0: none is known."""
     unreported: int = 0
-    """Requests that came into its queue since that report, as far as this engine knows, less
-    those that left it."""
+    """Requests that this engine sent since its last report, less those that ended."""
     in_flight: int = 0
     """Requests of this engine whose answer is awaited."""
 
@@ -78,9 +77,7 @@ def choose(
 
 def is_able(demand: Demand, candidate: Candidate) -> bool:
     """Tell whether a worker would take a request now."""
-    has_room = not candidate.max_queued or (
-        candidate.queued + candidate.unreported < candidate.max_queued
-    )
+    has_room = not candidate.max_queued or candidate.queued < candidate.max_queued
     return (
         candidate.is_serving
         and candidate.in_flight < MAX_IN_FLIGHT

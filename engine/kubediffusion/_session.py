@@ -122,7 +122,7 @@ class Session:
         self._failures = 0
         self._wake = asyncio.Event()
         self._takeover: asyncio.TimerHandle | None = None
-        self._started_since_report = 0
+        self._started = self._ended = 0
 
     @property
     def seat(self) -> _stimuli.Seat:
@@ -140,9 +140,9 @@ class Session:
             loading=frozenset(self.loading),
             is_serving=self.is_listed and self.is_attached and is_open and is_serving,
             queued_seconds=self.load.queued_seconds,
-            queued=self.load.queued,
+            queued=max(0, self.load.queued + self.unreported - self._started),
             max_queued=self.worker.limits.max_queued,
-            unreported=self.unreported - self._started_since_report,
+            unreported=self.unreported - self._ended,
             in_flight=self.in_flight,
         )
 
@@ -154,7 +154,11 @@ class Session:
 
     def note_started(self) -> None:
         """Take note that a generation has left the worker's queue."""
-        self._started_since_report += 1
+        self._started += 1
+
+    def note_ended(self) -> None:
+        """Take note that a generation has ended on the worker."""
+        self._ended += 1
 
     def poke(self) -> None:
         """Try to reach the worker at once: there is news of it."""
@@ -264,7 +268,7 @@ class Session:
         self.load = load
         # Those whose answer is awaited are in no report yet.
         self.unreported = self.in_flight
-        self._started_since_report = 0
+        self._started = self._ended = 0
 
     def _check_life(self, incarnation: str) -> None:
         if incarnation and incarnation != self.worker.incarnation:

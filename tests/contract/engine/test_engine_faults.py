@@ -146,6 +146,23 @@ def test_first_result_of_two_wins(pair: engine_fleet.FakeFleet) -> None:
         pair.until(lambda: not any(worker.held for worker in pair.workers.values()))
 
 
+def test_worker_that_was_told_to_forget_may_be_asked_again(pair: engine_fleet.FakeFleet) -> None:
+    with pair.engine(takeover_seconds=0.05) as engine:
+        generation = started(engine, "r")
+        first = generation.worker
+        (second,) = {"a", "b"} - {first}
+        pair.cut(first)
+        pair.until(lambda: generation.worker == second)
+        pair.heal(first)
+        pair.until(lambda: not pair.workers[first].held)
+        pair.kill(second, restart=False)
+        pair.call(lambda: setattr(pair.link(second), "is_gone", True))
+        pair.allow()
+        output = generation.result(timeout=PATIENCE)
+        check(output)
+        assert (output.worker, output.attempt) == (first, 3)
+
+
 def test_request_waits_for_a_worker_to_come(fleet: engine_fleet.FakeFleet) -> None:
     fleet.kill("a", restart=False)
     with fleet.engine() as engine:
