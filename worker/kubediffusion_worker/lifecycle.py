@@ -246,8 +246,8 @@ class Lifecycle:
 
     def _check_tombstone(self, stimulus: stimuli.Submitted) -> None:
         stone = self.tombstones.get(stimulus.key)
-        if stone is None or (stone.is_evicted and stimulus.attempt > stone.attempt):
-            return  # What was evicted may be computed again, if the engine says so.
+        if stone is None or (stone.can_return and stimulus.attempt > stone.attempt):
+            return  # What gave no result may be computed again, if the engine says so.
         raise refusals.released(stimulus.key, is_evicted=stone.is_evicted)
 
     def _check_serving(self, now: float) -> None:

@@ -151,6 +151,15 @@ class Tombstone:
     """The terminal event, for watchers that did not see it in time."""
     released_at: float
 
+    @property
+    def can_return(self) -> bool:
+        """Whether a later attempt may compute it again: nobody has got a result from here.
+
+        It was evicted, or it ended without one, for example because another worker had
+        taken over or because this one was to be drained.
+        """
+        return self.is_evicted or self.last_event.WhichOneof("event") != "succeeded"
+
 
 class Tombstones:
     """The ids of released generations, oldest first; bounded by count and age."""
