@@ -198,5 +198,7 @@ def _leave_nothing(address: addresses.Address, known: announcement.Announcement 
 
 
 def _give_up(code: ExitCode, text: str) -> ExitCode:
-    print(f"kubediffusion-worker: {text}", file=sys.stderr, flush=True)  # noqa: T201  # for people
+    # One write, so that no line of the log gets between the text and its end.
+    sys.stderr.write(f"kubediffusion-worker: {text}\n")
+    sys.stderr.flush()
     return code
