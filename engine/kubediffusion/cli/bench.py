@@ -22,7 +22,7 @@ import click
 )
 def bench(arguments: tuple[str, ...], json_path: pathlib.Path | None) -> int:
     """Run the benchmarks, all of them or the rows named (P1, P2 …)."""
-    program = find_program(pathlib.Path.cwd())
+    program = find_program(pathlib.Path.cwd(), beside=pathlib.Path(__file__).resolve())
     if program is None:
         raise click.UsageError(
             "the benchmarks are part of the source checkout, not of the installed package:"
@@ -33,9 +33,14 @@ def bench(arguments: tuple[str, ...], json_path: pathlib.Path | None) -> int:
     return subprocess.call([sys.executable, str(program), *arguments, *options])
 
 
-def find_program(folder: pathlib.Path) -> pathlib.Path | None:
-    """Find the benchmarks from a folder within a checkout, or beside an editable install."""
-    for root in (folder, *folder.parents, *pathlib.Path(__file__).resolve().parents):
+def find_program(folder: pathlib.Path, *, beside: pathlib.Path) -> pathlib.Path | None:
+    """Find the benchmarks of a checkout.
+
+    Args:
+        folder: Within the checkout.
+        beside: Likewise, where the package was installed from it in place.
+    """
+    for root in (folder, *folder.parents, beside, *beside.parents):
         program = root / "tests" / "bench" / "run.py"
         if program.is_file():
             return program

@@ -41,6 +41,7 @@ def list_generations(
         for sighting in survey.sightings
     ]
     views = [view for view in views if not states or view.state in states]
+    views.sort(key=lambda view: view.age_seconds, reverse=True)
     if is_json:
         click.echo(json.dumps([observations.as_json(view) for view in views], indent=2))
     elif views:

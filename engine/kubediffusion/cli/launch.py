@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -167,18 +168,40 @@ def check_running(started: Started) -> None:
     """Return if the process still runs.
 
     Raises:
-        kubediffusion_wire.errors.WorkerFailedError: It has ended; says what it said last.
+        kubediffusion_wire.errors.InvalidRequestError: It has refused its flags.
+        kubediffusion_wire.errors.WorkerFailedError: It has ended otherwise.
     """
     code = started.process.poll()
-    if code is not None:
-        log = started.plan.log
-        raise errors.WorkerFailedError(
-            f"worker {started.plan.name!r} ended with exit code {code}: {last_words(log)}"
-            f" (log: {log})"
-        )
+    if code is None:
+        return
+    text = obituary(started.plan, code)
+    raise errors.InvalidRequestError(text) if code == 2 else errors.WorkerFailedError(text)
+
+
+def obituary(worker: WorkerPlan, code: int) -> str:
+    """Say how a process ended, and what it said last.
+
+    Args:
+        worker: Whose process it was.
+        code: Of its exit, or the negative number of the signal that ended it.
+    """
+    if code < 0:
+        return f"worker {worker.name!r} was ended by {signal.Signals(-code).name}"
+    if code == 0:
+        return f"worker {worker.name!r} has ended"
+    return (
+        f"worker {worker.name!r} ended with code {code}: {last_words(worker.log)}"
+        f" (log: {worker.log})"
+    )
 
 
 def last_words(log: pathlib.Path) -> str:
-    """Answer the last line that a worker wrote, which says why it ended."""
-    lines = log.read_text(errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    """Find out from its log why a process ended."""
+    return reason_in(log.read_text(errors="replace"))
+
+
+def reason_in(log: str) -> str:
+    """Find the line that says why a worker ended: the last one that is no record in JSON."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    plain = [line for line in lines if not line.startswith("{")]
+    return (plain or lines or ["it said nothing"])[-1].removeprefix("kubediffusion-worker: ")

@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 import click
@@ -34,6 +35,12 @@ _registry_option = click.option(
     help="Where the workers announce themselves.",
 )
 
+_LOOK_SECONDS = 0.5
+"""Between two looks at workers in the foreground."""
+
+_STOP_SECONDS = 60.0
+"""For workers to end; their own default budget is 25."""
+
 _QUIET_SECONDS = 2.0
 """A worker without work ends within; of one that takes longer the user is told."""
 
@@ -44,6 +51,7 @@ def worker() -> None:
 
 
 @worker.command(
+    short_help="Start workers that outlive this command.",
     context_settings={"ignore_unknown_options": True},
     epilog="WORKER_FLAGS are those that `kubediffusion worker run --help` shows.",
 )
@@ -70,7 +78,7 @@ def start(
     timeout: float,
     is_json: bool,
     worker_flags: tuple[str, ...],
-) -> None:
+) -> int:
     """Start workers that outlive this command and every engine.
 
     Each gets a Unix socket and a log in the registry folder, and its share of GPUs or
@@ -92,8 +100,7 @@ def start(
         views = asyncio.run(readiness.wait_serving(started, timeout=timeout, on_serving=_tell))
         if is_json:
             click.echo(json.dumps([observations.as_json(view) for view in views], indent=2))
-        if foreground:
-            _stay(started)
+    return _stay(started) if foreground else exits.ExitCode.OK
 
 
 def check_worker_installed() -> None:
@@ -146,24 +153,41 @@ def _stopped_on_failure() -> Iterator[list[launch.Started]]:
         raise
 
 
-def _stay(started: Sequence[launch.Started]) -> None:
+def _stay(started: Sequence[launch.Started]) -> int:
+    """Stay until the workers have ended, or end them when somebody asks this process to end."""
     click.echo("Ctrl-C stops them.", err=True)
+    # As under a supervisor, which sends SIGTERM.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    left, code = list(started), exits.ExitCode.OK
     try:
-        while True:
-            for item in started:
-                launch.check_running(item)
-            signal.sigtimedwait([], 1.0)
+        while left:
+            time.sleep(_LOOK_SECONDS)
+            for item in list(left):
+                status = item.process.poll()
+                if status is not None:
+                    left.remove(item)
+                    code = exits.ExitCode.FAILED if status else code
+                    click.echo(launch.obituary(item.plan, status), err=True)
     except KeyboardInterrupt:
-        click.echo("stopping", err=True)
-        _stop([item.process.pid for item in started], timeout=60.0, is_killing=True)
+        click.echo("Stopping.", err=True)
+        _stop([item.process.pid for item in left], timeout=_STOP_SECONDS, is_killing=True)
+        raise
+    return code
 
 
-@worker.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+def _complete_name(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    folder = fleet.folder(options.Reach(registry=context.params.get("given_folder")))
+    return [e.name for e in registry.read(folder) if e.name.startswith(incomplete)]
+
+
+@worker.command(short_help="Stop workers.")
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=_complete_name)
 @click.option("--all", "is_all", is_flag=True, help="All workers in the registry.")
 @_registry_option
 @click.option("--kill", "is_killing", is_flag=True, help="Kill those left after --timeout.")
-@options.timeout(60.0, "They must have ended after this long.")
+@options.timeout(_STOP_SECONDS, "They must have ended after this long.")
 @options.as_json
 def stop(
     names: tuple[str, ...],
@@ -231,6 +255,7 @@ def _stop(process_ids: Sequence[int], *, timeout: float, is_killing: bool) -> tu
 
 
 @worker.command(
+    short_help="Be a worker, in the foreground.",
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
 )

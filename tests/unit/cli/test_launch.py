@@ -74,18 +74,38 @@ def test_the_flags_of_the_user_come_last_so_that_they_win(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("a\nModel not found.\n\n", "Model not found."), ("", "it said nothing")]
+    ("log", "words"),
+    [
+        ("a\nkubediffusion-worker: no such model\n\n", "no such model"),
+        ('Error: No such option\n{"level": "ERROR"}\n', "Error: No such option"),
+        ('{"level": "INFO"}\n', '{"level": "INFO"}'),
+        ("", "it said nothing"),
+    ],
 )
-def test_a_worker_that_ended_is_quoted(tmp_path, text, words):
-    log = tmp_path / "w.log"
-    log.write_text(text)
-    assert launch.last_words(log) == words
+def test_a_worker_that_ended_is_quoted_with_what_says_why(log, words):
+    assert launch.reason_in(log) == words
+
+
+def ended(tmp_path, program):
+    (worker,) = plan(tmp_path)
+    worker.log.write_text("kubediffusion-worker: no such model\n")
+    process = subprocess.Popen([sys.executable, "-c", program])
+    process.wait()
+    return launch.Started(worker, process)
 
 
 def test_a_worker_that_ended_at_once_is_told_with_its_last_words(tmp_path):
-    (worker,) = plan(tmp_path)
-    worker.log.write_text("no such model\n")
-    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    process.wait()
-    with pytest.raises(errors.WorkerFailedError, match="exit code 3: no such model"):
-        launch.check_running(launch.Started(worker, process))
+    started = ended(tmp_path, "raise SystemExit(3)")
+    with pytest.raises(errors.WorkerFailedError, match="code 3: no such model"):
+        launch.check_running(started)
+
+
+def test_a_worker_that_refused_its_flags_makes_the_command_wrong(tmp_path):
+    with pytest.raises(errors.InvalidRequestError, match="code 2"):
+        launch.check_running(ended(tmp_path, "raise SystemExit(2)"))
+
+
+def test_a_worker_that_was_killed_is_told_by_the_signal(tmp_path):
+    started = ended(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(errors.WorkerFailedError, match="ended by SIGKILL"):
+        launch.check_running(started)
