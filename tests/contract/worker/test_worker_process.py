@@ -368,10 +368,10 @@ def test_logs_carry_the_trace_of_the_request() -> None:
                 metadata=[("traceparent", f"00-{trace}-b7ad6b7169203331-01")],
             )
             await client.result("a")
+            await client.acknowledge("a")
 
     with a_process() as worker:
         asyncio.run(story(worker))
-        worker.signal()
         worker.signal()
         worker.wait()
         lines = worker.log()
