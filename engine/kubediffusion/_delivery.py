@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import pathlib
-import shutil
-import tempfile
 from typing import TYPE_CHECKING
 
-from kubediffusion import _output, _results, errors
+from kubediffusion import errors
 
 if TYPE_CHECKING:
-    from kubediffusion import _record
+    import pathlib
+
+    from kubediffusion import _output, _record, _results
     from kubediffusion._links import protocol
 
 logger = logging.getLogger(__name__)
@@ -94,6 +93,8 @@ class Delivery:
         """Delete what was spilled. Idempotent."""
         folder, self._spill_folder = self._spill_folder, None
         if folder is not None:
+            import shutil
+
             shutil.rmtree(folder, ignore_errors=True)
 
     def _cache(self, record: _record.Record, data: bytes | bytearray) -> None:
@@ -118,6 +119,11 @@ class Delivery:
 
     def _spill(self) -> _results.ResultFiles:
         if self._spilled is None:
+            import pathlib
+            import tempfile
+
+            from kubediffusion import _results
+
             self._spill_folder = pathlib.Path(tempfile.mkdtemp(prefix="kubediffusion-"))
             self._spilled = _results.ResultFiles(self._spill_folder)
         return self._spilled
@@ -147,6 +153,8 @@ async def _store(
 
 
 def _succeeded(record: _record.Record, data: bytes | bytearray) -> _output.OmniRequestOutput:
+    from kubediffusion import _output  # Late: an engine starts without results.
+
     return _output.OmniRequestOutput(
         record.request_id,
         prompt=record.prompt,
@@ -159,6 +167,8 @@ def _succeeded(record: _record.Record, data: bytes | bytearray) -> _output.OmniR
 
 
 def _failed(record: _record.Record, error: errors.KubediffusionError) -> _output.OmniRequestOutput:
+    from kubediffusion import _output  # Late: an engine starts without results.
+
     return _output.OmniRequestOutput(
         record.request_id,
         prompt=record.prompt,
