@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from kubediffusion import _placement, _tracker
 
 if TYPE_CHECKING:
-    from kubediffusion import _record, _session
-
-    Pair = tuple[_record.Record, _session.Session]
+    from kubediffusion import _record
 
 
 class WaitingRoom:
@@ -38,9 +36,10 @@ class WaitingRoom:
         line = self._lines.setdefault(record.demand, [])
         heapq.heappush(line, (-record.priority, next(self._numbers), record))
 
-    def next(self, sessions: Sequence[_session.Session], *, typical_seconds: float) -> Pair | None:
+    def next(
+        self, candidates: Sequence[_placement.Candidate], *, typical_seconds: float
+    ) -> tuple[_record.Record, _placement.Candidate] | None:
         """Take out a request that a worker takes now, with that worker; None: there is none."""
-        candidates = [session.candidate() for session in sessions]
         for demand, line in list(self._lines.items()):
             self._drop_gone(line)
             if not line:
@@ -50,7 +49,7 @@ class WaitingRoom:
             if chosen is not None:
                 _, _, record = heapq.heappop(line)
                 self._present.discard(record.request_id)
-                return record, sessions[candidates.index(chosen)]
+                return record, chosen
         return None
 
     def _drop_gone(self, line: list[tuple[int, int, _record.Record]]) -> None:
