@@ -174,6 +174,28 @@ def test_an_evicted_generation_is_computed_again_only_as_a_new_attempt() -> None
     assert machine["a"].events.after(0)[0].sequence == 4  # Numbers of an incarnation go on.
 
 
+def test_what_ended_without_a_result_is_computed_again_as_a_new_attempt() -> None:
+    machine = a_machine()
+    machine.submit("running")
+    machine.submit("a")
+    machine.cancel("a")
+    machine.acknowledge("a")
+    machine.submit("a")
+    assert isinstance(machine.refused, errors.AlreadyAcknowledgedError)
+    machine.submit("a", attempt=2)
+    assert machine.refused is None
+    assert machine["a"].state is State.QUEUED
+
+
+def test_a_delivered_result_is_never_computed_again() -> None:
+    machine = a_machine()
+    machine.submit("a")
+    machine.run_to_end("a")
+    machine.acknowledge("a")
+    machine.submit("a", attempt=2)
+    assert isinstance(machine.refused, errors.AlreadyAcknowledgedError)
+
+
 def test_results_that_nobody_wants_are_dropped_when_old() -> None:
     machine = a_machine(config(kept=retention.RetentionLimits(max_age=100.0)))
     machine.submit("a")
