@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf import message
 
@@ -14,6 +14,10 @@ from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import channels, chunks, errors, status
 
 Answer = TypeVar("Answer", bound=message.Message)
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> bool: ...
 
 
 class RemoteLink:
@@ -48,6 +52,7 @@ class RemoteLink:
         self._deadlines = limits or deadlines.Deadlines()
         self._control = channels.open_channel(address, tls=tls, insecure=insecure)
         self._bulk = channels.open_channel(address, tls=tls, insecure=insecure, bulk=True)
+        self._under_way: set[_Cancellable] = set()
         self._is_gone = False
         self._is_closed = False
 
@@ -113,7 +118,11 @@ class RemoteLink:
         """Fetch a whole result into one buffer, resuming where a stream breaks."""
         request = worker_pb2.FetchResultRequest(engine_id=engine_id, request_id=request_id)
         with self._calling():
-            found, data = await chunks.fetch(self._bulk, chunks.FETCH_RESULT, request)
+            fetching = asyncio.ensure_future(
+                chunks.fetch(self._bulk, chunks.FETCH_RESULT, request)
+            )
+            with self._noted(fetching):
+                found, data = await fetching
         protocol.check_announced(header, found)
         return protocol.FetchedResult(header=found, data=data)
 
@@ -181,6 +190,9 @@ class RemoteLink:
         if self._is_closed:
             return
         self._is_closed = True
+        # Before 1.84 gRPC leaves some of them waiting for ever when their channel is closed.
+        for call in tuple(self._under_way):
+            call.cancel()
         await self._control.close()
         await self._bulk.close()
 
@@ -198,7 +210,9 @@ class RemoteLink:
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=answer.FromString,
             )
-            response: Answer = await call(request, timeout=timeout)
+            answering = call(request, timeout=timeout)
+            with self._noted(answering):
+                response: Answer = await answering
             return response
 
     async def _stream(
@@ -214,11 +228,20 @@ class RemoteLink:
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=answer.FromString,
             )
-            async with contextlib.aclosing(
-                status.map_stream(call(request, timeout=timeout))
-            ) as items:
-                async for item in items:
-                    yield item
+            stream = call(request, timeout=timeout)
+            with self._noted(stream):
+                async with contextlib.aclosing(status.map_stream(stream)) as items:
+                    async for item in items:
+                        yield item
+
+    @contextlib.contextmanager
+    def _noted(self, call: _Cancellable) -> Iterator[None]:
+        """Know of a call while it is under way."""
+        self._under_way.add(call)
+        try:
+            yield
+        finally:
+            self._under_way.discard(call)
 
     @contextlib.contextmanager
     def _calling(self) -> Iterator[None]:
