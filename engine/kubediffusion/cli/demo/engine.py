@@ -20,6 +20,7 @@ class EngineProcess:
         self._task = task
         self._log = log
         self._process: asyncio.subprocess.Process
+        self._is_killed = False
         self.started = 0.0
         """When it was started, on the monotonic clock."""
 
@@ -43,8 +44,8 @@ class EngineProcess:
     async def __aexit__(self, *failure: object) -> None:
         """Kill it if it still runs, and collect it."""
         if self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+            self.kill()
+        await self._process.wait()
 
     @property
     def process_id(self) -> int:
@@ -61,8 +62,11 @@ class EngineProcess:
                 yield script.read_word(line.decode())
 
     def kill(self) -> None:
-        """Send SIGKILL, against which a process can do nothing."""
-        self._process.send_signal(signal.SIGKILL)
+        """Send SIGKILL, against which a process can do nothing. Idempotent."""
+        # A second signal would make subprocess collect the process, which asyncio wants to do.
+        if not self._is_killed:
+            self._process.send_signal(signal.SIGKILL)
+        self._is_killed = True
 
     async def check_done(self) -> None:
         """Wait for its end.

@@ -15,7 +15,7 @@ import time
 
 import kubediffusion
 from kubediffusion import errors
-from kubediffusion.cli import news
+from kubediffusion.cli import news, requests
 from kubediffusion.cli.demo import script
 
 
@@ -55,6 +55,7 @@ async def _obtain(
                 request_id=item.request_id,
                 prompt=item.prompt,
                 num_inference_steps=task.steps,
+                guidance_scale=requests.DEMO_GUIDANCE_SCALE,
                 encoding="png",
             )
         )
