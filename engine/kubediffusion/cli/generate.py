@@ -45,7 +45,11 @@ Examples:
 @click.option("--seed", type=int, help="The same seed gives the same image.")
 @click.option("--height", type=int, help="In pixels.")
 @click.option("--width", type=int, help="In pixels.")
-@click.option("--guidance-scale", type=float, help="How closely to follow the prompt.")
+@click.option(
+    "--guidance-scale",
+    type=float,
+    help="How closely to follow the prompt.  [default: the pipeline's; 1.5 for the demo model]",
+)
 @click.option("--negative-prompt", help="What not to draw.")
 @click.option("--num-outputs", type=int, help="Images or videos for each prompt.")
 @click.option("--num-frames", type=int, help="Length of a video.")

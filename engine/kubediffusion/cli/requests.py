@@ -1,5 +1,6 @@
 """From what was typed to requests: pure, so that every mistake is told before any work."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
@@ -7,6 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+
+DEMO_MODEL = "demo"
+
+DEMO_GUIDANCE_SCALE = 1.5
+"""What the demo model draws best with; its pipeline's default suits larger models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,13 @@ class Wanted:
             "encoding": self.encoding,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+
+def for_models(wanted: Wanted, models: Iterable[str]) -> Wanted:
+    """Fill in what suits the demo model, if there is no other and the user did not say."""
+    if wanted.guidance_scale is None and set(models) == {DEMO_MODEL}:
+        return dataclasses.replace(wanted, guidance_scale=DEMO_GUIDANCE_SCALE)
+    return wanted
 
 
 def request_ids(given: str | None, number: int, drawn: Iterable[str]) -> tuple[str, ...]:

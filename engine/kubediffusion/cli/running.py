@@ -19,6 +19,7 @@ from kubediffusion.cli import (
     options,
     order,
     patience,
+    requests,
     saving,
     text,
 )
@@ -99,10 +100,11 @@ async def _run_all(
     generations: list[kubediffusion.AsyncGeneration] = []
     paths = files.names(given.output, given.num_files, given.format_name)
     each = len(paths) // len(given.prompts)
+    wanted = requests.for_models(given.wanted, [each.model for each in await engine.workers()])
     try:
         for name, prompt in zip(given.request_ids, given.prompts, strict=True):
             request = kubediffusion.OmniDiffusionRequest(
-                prompt=prompt, request_id=name, **given.wanted.fields()
+                prompt=prompt, request_id=name, **wanted.fields()
             )
             generations.append(await engine.submit(request))
         if given.is_detached:

@@ -11,6 +11,13 @@ def test_only_what_was_given_is_asked_for():
     assert wanted.fields() == {"num_inference_steps": 4, "guidance_scale": 0.0}
 
 
+def test_the_demo_model_gets_the_guidance_that_suits_it():
+    assert requests.for_models(requests.Wanted(), ["demo", "demo"]).guidance_scale == 1.5
+    assert requests.for_models(requests.Wanted(), ["demo", "other"]).guidance_scale is None
+    assert requests.for_models(requests.Wanted(), []).guidance_scale is None
+    assert requests.for_models(requests.Wanted(guidance_scale=0.0), ["demo"]).guidance_scale == 0
+
+
 def test_one_prompt_gets_the_id_and_several_get_numbered_ones():
     assert requests.request_ids("cat", 1, []) == ("cat",)
     assert requests.request_ids("cat", 2, []) == ("cat-0", "cat-1")
