@@ -1,3 +1,7 @@
+# diffusers' and transformers' annotations refuse what their classes take, such as None for a
+# safety checker or the values of a configuration.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false
 import functools
 import pathlib
 from collections.abc import Iterator

@@ -1,3 +1,6 @@
+# diffusers' and transformers' annotations refuse what their classes take, such as None for a
+# safety checker or the values of a configuration.
+# pyright: reportArgumentType=false
 """The words of the demo model: a tokenizer with one token a word, and a small text encoder.
 
 The text encoder is trained first, on its own, to tell from a prompt what is where. The denoiser

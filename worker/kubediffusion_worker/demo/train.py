@@ -1,3 +1,6 @@
+# diffusers' and transformers' annotations refuse what their classes take, such as None for a
+# safety checker or the values of a configuration.
+# pyright: reportArgumentType=false
 """Train the demo model from nothing: `python -m kubediffusion_worker.demo.train --output DIR`.
 
 It takes about an hour on one idle thread of a CPU with bfloat16 matrix instructions (AMX).

@@ -1,3 +1,6 @@
+# diffusers' and transformers' annotations refuse what their classes take, such as None for a
+# safety checker or the values of a configuration.
+# pyright: reportArgumentType=false
 """Train the decoder of the demo model further, on latents that are slightly off.
 
 The encoder stays as it is, so that latents keep their meaning. The decoder learns to draw flat

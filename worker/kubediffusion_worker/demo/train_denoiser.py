@@ -1,3 +1,6 @@
+# diffusers' and transformers' annotations refuse what their classes take, such as None for a
+# safety checker or the values of a configuration.
+# pyright: reportArgumentType=false
 """Train the denoiser of the demo model, together with its text encoder.
 
 Most of what has to be learnt does not depend on the resolution, so the training starts on small

@@ -1,3 +1,6 @@
+# diffusers' and transformers' annotations refuse what their classes take, such as None for a
+# safety checker or the values of a configuration.
+# pyright: reportArgumentType=false
 """Train the autoencoder of the demo model on drawn scenes."""
 
 import logging
