@@ -136,10 +136,9 @@ class OmniRequestOutput:
 
     @functools.cached_property
     def latents(self) -> Any:  # Any: numpy array or torch tensor
-        """The latents as the pipeline returned them; None where none were asked for.
+        """The latents, [channels, height, width]; None where none were asked for.
 
-        A numpy array, bfloat16 as float32; with output_type "pt" a torch tensor. Several
-        outputs give a list.
+        A numpy array, bfloat16 as float32. Several outputs give a list.
 
         Raises:
             KubediffusionError: The request failed; the error says why.
