@@ -394,7 +394,7 @@ class SqliteJournal:
             raise errors.JournalError("the journal was closed with its engine")
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, OverflowError) as error:
             raise errors.JournalError(
                 f"cannot {action} the journal {self._where!r}: {error}; free space or give the "
                 "engine another state_dir"

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from kubediffusion_proto.v1 import worker_pb2
 
+MAX_EPOCH = 2**63 - 1
+"""What a database can hold; a worker that tells of more is wrong."""
+
 
 class Verdict(enum.Enum):
     """What to do about a generation."""
@@ -110,4 +113,5 @@ def next_epoch(journal: int, reported: Iterable[int], now: float) -> int:
         reported: By workers, of this engine id.
         now: Unix time.
     """
-    return max(journal, *reported, int(now * 1000) - 1) + 1
+    known = max(journal, *reported, int(now * 1000) - 1)
+    return min(known, MAX_EPOCH - 1) + 1
