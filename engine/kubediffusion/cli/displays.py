@@ -38,7 +38,7 @@ def choose(
 
     Args:
         is_silent: Show nothing, because a script reads.
-        is_terse: Where lines cannot be overwritten, tell of ends alone.
+        is_terse: Where lines cannot be overwritten, tell of ends alone, below what is said.
         to: The stream; stderr where it is absent, because results are on stdout.
     """
     stream = to or sys.stderr
@@ -83,7 +83,7 @@ class LineDisplay:
         """Write a line if it is worth one."""
         if item.is_last or not self._is_terse:
             for line in self._digest.lines(item):
-                self.say(line)
+                self.say(f"  {line}" if self._is_terse else line)
 
     def say(self, line: str) -> None:
         """Write the line at once, for who reads along."""

@@ -45,7 +45,7 @@ def test_what_was_measured_is_told():
     assert "10 of 10 exactly once" in text
     assert "9 of 10 pictures show what their prompts say" in text
     assert "123 ms from exec to first event" in text
-    assert "8.2 s to load the model, and 20 steps (2.0 s) of work lost" in text
+    assert "the model (8.2 s to load) and 20 steps of work (2.0 s)" in text
 
 
 def test_prompts_that_cannot_be_checked_are_not_told_as_checked():

@@ -40,7 +40,7 @@ def test_a_pipe_gets_plain_lines():
 def test_a_terse_pipe_is_told_of_ends_alone():
     stream = io.StringIO()
     display = displays.choose(is_terse=True, to=stream)
-    assert shown(display, stream).splitlines() == ["cat: done in 4.0 s", "and that was [it]"]
+    assert shown(display, stream).splitlines() == ["  cat: done in 4.0 s", "and that was [it]"]
 
 
 def test_a_script_is_told_nothing():

@@ -54,7 +54,7 @@ class Facts:
 
     @property
     def lost_steps(self) -> int:
-        """Steps that an engine with the model in its own process would have lost."""
+        """Steps that had been done and would have died with an engine that has the model itself."""
         return sum(step for step, _ in self.running_at_kill.values())
 
     @property
@@ -91,16 +91,16 @@ def lines(facts: Facts) -> Iterator[str]:
         checked = f"{facts.matching} of {facts.delivered} pictures show what their prompts say"
         yield _row("checked", checked)
     yield _row("engine restart", f"{facts.restart_seconds * 1000:.0f} ms from exec to first event")
-    yield _row("otherwise", f"{_otherwise(facts)} lost")
+    yield _row("kept by workers", _kept(facts))
     yield _row("whole demo", text.seconds(facts.total_seconds))
     yield _row("contact sheet", facts.sheet)
 
 
-def _otherwise(facts: Facts) -> str:
-    """Say what the death of an engine with the model in its own process would have cost."""
+def _kept(facts: Facts) -> str:
+    """Say what died with an engine that has the model in its own process."""
     steps = text.count(facts.lost_steps, "step")
     work = text.seconds(facts.lost_steps * facts.step_seconds)
-    return f"{text.seconds(facts.load_seconds)} to load the model, and {steps} ({work}) of work"
+    return f"the model ({text.seconds(facts.load_seconds)} to load) and {steps} of work ({work})"
 
 
 def _row(title: str, fact: str) -> str:
