@@ -54,7 +54,7 @@ class Facts:
 
     @property
     def lost_steps(self) -> int:
-        """Steps that had been done and would have died with an engine that has the model itself."""
+        """Steps done that would have died with an engine that has the model itself."""
         return sum(step for step, _ in self.running_at_kill.values())
 
     @property
