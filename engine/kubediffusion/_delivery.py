@@ -75,7 +75,10 @@ class Delivery:
         try:
             data = await self._load(record)
         except errors.EvictedError as error:
-            return _failed(record, error)
+            # Another listener may have fetched it back in the meantime.
+            return record.output or _failed(record, error)
+        if self._kept is None:
+            return self._take_back(record, data)
         return _succeeded(record, data)
 
     def forget(self, record: _record.Record) -> None:
@@ -101,6 +104,15 @@ class Delivery:
         record.output = _succeeded(record, data)
         self._cached[record.request_id] = record
         self._size += len(data)
+
+    def _take_back(self, record: _record.Record, data: bytearray) -> _output.OmniRequestOutput:
+        """Hold in memory again what was spilled; somebody is about to be given it."""
+        if record.output is None:
+            self._cache(record, data)
+        if self._spilled is not None:
+            self._spilled.remove([record.request_id])
+        assert record.output is not None
+        return record.output
 
     async def _shrink(self) -> None:
         while self._size > self._cache_bytes and len(self._cached) > 1:

@@ -57,6 +57,10 @@ STATES_BY_WIRE: Mapping[int, GenerationState] = {
 }
 
 
+_MINOR = frozenset({"progress", "preview"})
+"""Kinds of events that mean little once there is a newer one."""
+
+
 class Progress(NamedTuple):
     """How far a generation is."""
 
@@ -168,12 +172,22 @@ class EventLog:
             found = note
         return found
 
+    def compact(self) -> None:
+        """Let progress and previews give way to the next of their kind, and count them."""
+        kept: collections.deque[Note] = collections.deque()
+        for note in self._notes:
+            if kept and note.kind in _MINOR and kept[-1].kind == note.kind:
+                last = kept.pop()
+                note = note._replace(coalesced=note.coalesced + last.coalesced + 1)
+            kept.append(note)
+        self._notes = kept
+
     def _make_room(self) -> int:
         """Drop the newest progress or preview, else the oldest event; return what it stood for."""
-        if self._notes[-1].kind in ("progress", "preview"):
+        if self._notes[-1].kind in _MINOR:
             return 1 + self._notes.pop().coalesced
         for index, note in enumerate(self._notes):
-            if note.kind in ("progress", "preview", "queued"):
+            if note.kind in _MINOR or note.kind == "queued":
                 del self._notes[index]
                 return 0
         self._notes.popleft()

@@ -9,6 +9,7 @@ that another database can stand behind the same few methods.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -206,6 +207,7 @@ class SqliteJournal:
         self.is_durable = path is not None
         self._where = str(path) if path is not None else "memory"
         self._is_closed = False
+        self._process_id = os.getpid()
         with self._translated("open"):
             if path is not None:
                 _statedir.create_file(path)
@@ -296,8 +298,11 @@ class SqliteJournal:
 
     def close(self) -> None:
         """Release the file. Idempotent."""
-        if not self._is_closed:
-            self._is_closed = True
+        if self._is_closed:
+            return
+        self._is_closed = True
+        # A forked child must not: to close its copy would take the locks from the parent.
+        if os.getpid() == self._process_id:
             self._database.close()
 
     def _meta(self, name: str) -> int:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 MAX_FINISHED = 1024
 """Requests that stay in memory after they have ended and been given out."""
 
+MAX_DETAILED = 512
+"""Requests in memory from which on those that have ended keep no single step."""
+
 MAX_FINISHED_IN_MEMORY = 4096
 """Outcomes that a journal in memory remembers."""
 
@@ -179,6 +182,8 @@ class Ledger:
         """Take note that an outcome was published."""
         if record.is_delivered:
             self._unclaimed -= 1
+        if len(self._records) > MAX_DETAILED:
+            record.log.compact()
         if record.is_delivered or self.journal.is_durable:
             self._retire(record)
 

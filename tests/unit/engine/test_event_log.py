@@ -65,6 +65,21 @@ def test_numbers_rise_and_nothing_is_heard_twice(kinds: list[str]) -> None:
     assert heard == list(range(1, len(kinds) + 1))
 
 
+def test_compact_log_counts_what_it_left_out() -> None:
+    log = _events.EventLog()
+    for sequence in range(1, 10):
+        log.append("progress", "a", event("progress", sequence))
+    log.append("parked", "a", event("parked", 10))
+    log.append("progress", "a", event("progress", 11))
+    log.compact()
+    assert [(note.kind, note.coalesced) for note in read(log)] == [
+        ("progress", 8),
+        ("parked", 0),
+        ("progress", 0),
+    ]
+    assert read(log)[0].number == 9
+
+
 def test_event_for_the_user_has_what_the_worker_told() -> None:
     message = event("progress", 7)
     message.progress.step, message.progress.total = 3, 4
