@@ -249,9 +249,13 @@ class SqliteJournal:
 
     def write(self, changes: Sequence[Change]) -> None:
         """Store all of the changes or none."""
-        with self._translated("write"), self._transaction():
-            for change in changes:
-                self._apply(change)
+        with self._translated("write"):
+            if len(changes) == 1:
+                self._apply(changes[0])  # One statement is a transaction of its own.
+                return
+            with self._transaction():
+                for change in changes:
+                    self._apply(change)
 
     def read(self, request_id: str) -> Entry | None:
         """Return one request."""
