@@ -17,7 +17,7 @@ def soak(engine: kubediffusion.DiffusionEngine, count: int) -> None:
         outputs = engine.step(
             [
                 kubediffusion.OmniDiffusionRequest(
-                    "p", num_inference_steps=3, height=80, width=80, seed=1
+                    "p", num_inference_steps=3, height=160, width=160, seed=1
                 )
                 for _ in range(BATCH)
             ]
