@@ -1,6 +1,7 @@
 """Whatever the way to the worker: the pixels are those of plain diffusers."""
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -46,6 +47,7 @@ def requests(**fields: Any) -> list[kubediffusion.OmniDiffusionRequest]:
     ]
 
 
+@functools.cache
 def plain() -> list[numpy.ndarray[Any, Any]]:
     returned = [zoo.call_plainly(zoo.build("sd15"), seed=seed, steps=STEPS) for seed in SEEDS]
     return [array for each in returned for array in zoo_requests.arrays_of_plain(each)]

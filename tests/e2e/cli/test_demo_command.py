@@ -25,13 +25,13 @@ def test_an_engine_is_killed_and_nothing_is_lost_or_done_twice(line):
     assert len(facts["before"]) == 2
     assert facts["done_before_kill"] >= 2
     assert facts["running_at_kill"]
-    assert facts["executed_once"] == facts["delivered"] == facts["requested"] == 10
+    assert facts["executed_once"] == facts["delivered"] == facts["requested"] == 12
     assert not any(processes.is_running(life["process_id"]) for life in facts["before"].values())
     with PIL.Image.open(line.folder / "out" / "contact-sheet.png") as sheet:
         assert sheet.width > sheet.height > 0
     assert {path.name for path in (line.folder / "out").iterdir()} == {
         "contact-sheet.png",
-        *(f"picture-{number:02}.png" for number in range(1, 11)),
+        *(f"picture-{number:02}.png" for number in range(1, 13)),
     }
 
 

@@ -7,7 +7,7 @@ from kubediffusion_worker.demo import scene
 
 
 def test_a_task_survives_its_way_through_a_pipe():
-    item = script.Item(request_id="a", prompt='a "red"\ncircle', path="/tmp/a.png")
+    item = script.Item(request_id="a", prompt='a "red"\ncircle', seed=1, path="/tmp/a.png")
     task = script.Task(engine_id="e", registry="r", state_dir="s", steps=None, items=(item,))
     assert "\n" not in task.dumps()
     assert script.read_task(task.dumps()) == task
@@ -21,7 +21,7 @@ def test_a_word_survives_its_way_and_becomes_news():
 
 def test_without_a_file_there_are_prompts_of_ours():
     assert prompts.read(None) == prompts.DEFAULT
-    assert len(set(prompts.DEFAULT)) == 10
+    assert len(set(prompts.DEFAULT)) == 12
 
 
 @pytest.mark.parametrize("prompt", prompts.DEFAULT)

@@ -33,7 +33,7 @@ from kubediffusion.cli.demo import play, prompts, summary
     "prompts_path",
     type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
     metavar="FILE",
-    help="Prompts, one a line.  [default: ten of ours]",
+    help="Prompts, one a line.  [default: twelve of ours]",
 )
 @click.option(
     "--steps", type=click.IntRange(2, 1000), help="Of each generation.  [default: the model's]"

@@ -54,6 +54,7 @@ async def _obtain(
             kubediffusion.OmniDiffusionRequest(
                 request_id=item.request_id,
                 prompt=item.prompt,
+                seed=item.seed,
                 num_inference_steps=task.steps,
                 guidance_scale=requests.DEMO_GUIDANCE_SCALE,
                 encoding="png",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from kubediffusion.cli.demo import script
 
 _TIMEOUT = 60.0
-"""In seconds; ten pictures take one."""
+"""In seconds; twelve pictures take one."""
 
 
 def review(items: Sequence[script.Item], sheet: pathlib.Path) -> int | None:

@@ -73,6 +73,7 @@ def prepare(setting: Setting) -> script.Task:
         script.Item(
             request_id=f"picture-{number:02}",
             prompt=prompt,
+            seed=number,
             path=str(setting.output / f"picture-{number:02}.png"),
         )
         for number, prompt in enumerate(setting.prompts, start=1)

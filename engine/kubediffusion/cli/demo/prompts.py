@@ -15,6 +15,8 @@ DEFAULT = (
     "a black square on an orange background",
     "a yellow circle left of a white triangle on a blue background",
     "a red star above a black circle on a white background",
+    "an orange triangle on a green background",
+    "a green square left of a purple star",
 )
 
 LEAST = 4

@@ -14,6 +14,7 @@ class Item:
 
     request_id: str
     prompt: str
+    seed: int
     path: str
     """Where the picture goes."""
 
