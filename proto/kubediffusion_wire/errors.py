@@ -20,6 +20,9 @@
     │   ├── ResultNotReadyError
     │   ├── MethodNotAllowedError
     │   ├── AdapterNotFoundError
+    │   ├── InvalidCheckpointError
+    │   ├── CheckpointNotFoundError
+    │   ├── NotResumableError
     │   └── MessageTooLargeError
     └── GiveUpError                    nothing that the caller does will help
         ├── PipelineError
@@ -224,6 +227,26 @@ class AdapterNotFoundError(FixRequestError):
 
     status_code = "NOT_FOUND"
     reason = "ADAPTER_NOT_FOUND"
+
+
+class InvalidCheckpointError(FixRequestError):
+    """Is raised when a checkpoint is damaged, or not one of this request and pipeline."""
+
+    reason = "INVALID_CHECKPOINT"
+
+
+class CheckpointNotFoundError(FixRequestError):
+    """Is raised when a generation has no checkpoint, or not the one that is asked for."""
+
+    status_code = "NOT_FOUND"
+    reason = "CHECKPOINT_NOT_FOUND"
+
+
+class NotResumableError(FixRequestError):
+    """Is raised when a generation can be neither parked nor saved in its state."""
+
+    status_code = "FAILED_PRECONDITION"
+    reason = "NOT_RESUMABLE"
 
 
 class MessageTooLargeError(FixRequestError):

@@ -133,6 +133,16 @@ class ProgressRelay:
     def boundary(self) -> None:
         """Take note of a boundary; on the compute thread."""
 
+    def resumed(self, step: int, exactness: worker_pb2.Exactness) -> None:
+        """Take note that the run has caught up with its checkpoint; on the compute thread."""
+
+    def wants_preview(self) -> bool:
+        """Tell that nobody looks at previews."""
+        return False
+
+    def preview(self, picture: runs.PreviewData) -> None:
+        """Take a preview; on the compute thread."""
+
     def finish(self) -> None:
         """Deliver what has not been delivered; on the loop, after the run has ended."""
         # The flag goes down before the report is taken: a step that still finds it up is

@@ -48,6 +48,10 @@ class PipelineRun:
         """Makes the run raise at its next seam; from any thread, at any time."""
         self._control.cancel()
 
+    def capture(self) -> runs.CheckpointDraft:
+        """Saves the state at a boundary; see `runs.Run`."""
+        raise runs.NotCapturableError("runs of pipelines cannot be saved")
+
     def execute(self) -> runs.RunOutcome:
         """Computes on the calling thread; see `runs` for what it raises. Call it once."""
         began = time.perf_counter()

@@ -7,6 +7,7 @@ import torch
 from diffusers.pipelines import pipeline_utils
 
 from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_wire import errors
 from kubediffusion_worker import (
     adapters,
     calls,
@@ -94,6 +95,25 @@ class SharedPipeline:
             return worker_pb2.CANCEL_CAPABILITY_STEP
         return worker_pb2.CANCEL_CAPABILITY_FORWARD
 
+    @property
+    def resume_capability(self) -> worker_pb2.ResumeCapability:
+        """What going on from a checkpoint gives; see `runs.LoadedPipeline`."""
+        return worker_pb2.RESUME_CAPABILITY_RESTART
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether runs can give previews."""
+        return False
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether no other run may compute between the steps of one."""
+        return False
+
+    def read_checkpoint(self, data: bytes | memoryview) -> runs.CheckpointFacts:
+        """Checks a checkpoint; see `runs.LoadedPipeline`."""
+        raise errors.InvalidCheckpointError("this worker takes no checkpoints")
+
     def check(self, spec: worker_pb2.GenerationSpec) -> None:
         """Refuses what the call cannot take; see `runs.LoadedPipeline`."""
         calls.check(spec, self._calls)
@@ -108,9 +128,15 @@ class SharedPipeline:
         return fingerprint.with_adapters(self.fingerprint, self.adapters.digests(spec.adapters))
 
     def start_run(
-        self, spec: worker_pb2.GenerationSpec, *, seed: int, observer: runs.RunObserver
+        self,
+        spec: worker_pb2.GenerationSpec,
+        *,
+        seed: int,
+        observer: runs.RunObserver,
+        checkpoint: bytes | None = None,
     ) -> "execution.PipelineRun":
         """Makes a run; see `runs.LoadedPipeline`."""
+        del checkpoint
         return execution.PipelineRun(self, spec, seed=seed, observer=observer)
 
     def prepare(self, spec: worker_pb2.GenerationSpec) -> calls.PipelineCall:

@@ -11,6 +11,7 @@ A run raises, on the compute thread:
 - `errors.PipelineError`: the pipeline's code raised; the pipeline is as before,
 - `errors.DeviceMemoryError`: it did not fit; the pipeline is as before,
 - `StickyDeviceError`: the device computes no more until the process is new,
+- `errors.InvalidCheckpointError`: the checkpoint that it should go on from is not one of it,
 - whatever the observer raised.
 """
 
@@ -23,6 +24,10 @@ from kubediffusion_proto.v1 import worker_pb2
 
 class RunCancelled(BaseException):
     """Leaves a pipeline because its run was cancelled; no pipeline code catches it."""
+
+
+class NotCapturableError(Exception):
+    """Is raised when the state of a run cannot be saved; the run itself goes on."""
 
 
 class StickyDeviceError(Exception):
@@ -62,6 +67,36 @@ class RunObserver(Protocol):
         or saved. What it raises leaves the pipeline.
         """
 
+    def resumed(self, step: int, exactness: worker_pb2.Exactness) -> None:
+        """Takes note that a run has caught up with its checkpoint.
+
+        Args:
+            step: That the checkpoint was taken after; steps up to it are not reported. 0
+                where the run could not go on from it and computes everything from its seed.
+            exactness: What can be promised of the result.
+        """
+
+    def wants_preview(self) -> bool:
+        """Tells, right after a step, whether a preview is worth its cost now."""
+        ...
+
+    def preview(self, picture: "PreviewData") -> None:
+        """Takes a preview; it is encoded elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviewData:
+    """A small picture of what a run is about to make."""
+
+    step: int
+    """Steps that were done."""
+    width: int
+    """In pixels."""
+    height: int
+    """In pixels."""
+    pixels: bytes
+    """RGB, rows first: 3 * width * height bytes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputData:
@@ -98,6 +133,43 @@ class RunOutcome:
     """Median over the steps; 0 where there was none."""
     peak_memory_bytes: int
     """Of torch's allocator during the run; on the CPU, of the process in its life."""
+    exactness: worker_pb2.Exactness = worker_pb2.EXACTNESS_EXACT
+    """Against the undisturbed run."""
+    resumed_from: int = 0
+    """The step of the checkpoint that the run went on from; 0 where it computed all."""
+
+
+class CheckpointDraft(Protocol):
+    """The state of a run at a boundary. It shares nothing that the run still changes."""
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """Returns the checkpoint as a file; takes a while, on any thread but the compute one.
+
+        Raises:
+            NotCapturableError: It would be over the limit of size.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointFacts:
+    """What a checkpoint says about itself."""
+
+    step: int
+    """Steps that were done."""
+    fingerprint: str
+    """Of the run that it was taken from."""
+    spec_digest: str
+    """Of its specification, sha256, hexadecimal."""
+    seed: int
+    """Of its first output."""
+    format: int
+    """Version of the bytes."""
 
 
 class Run(Protocol):
@@ -109,6 +181,14 @@ class Run(Protocol):
 
     def cancel(self) -> None:
         """Makes the run raise `RunCancelled` at its next seam; from any thread, at any time."""
+
+    def capture(self) -> CheckpointDraft:
+        """Saves the state; on the compute thread, from inside of `RunObserver.boundary` alone.
+
+        Raises:
+            NotCapturableError: Something in it has no form as data; later boundaries may do.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,6 +282,21 @@ class LoadedPipeline(Protocol):
         ...
 
     @property
+    def resume_capability(self) -> worker_pb2.ResumeCapability:
+        """What going on from a checkpoint gives; measured where that is possible."""
+        ...
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether runs can give previews."""
+        ...
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether a run changes shared modules, so that no other may run between its steps."""
+        ...
+
+    @property
     def adapters(self) -> AdapterShelf:
         """The resident LoRA adapters. Use it on the compute thread, between runs."""
         ...
@@ -222,8 +317,22 @@ class LoadedPipeline(Protocol):
         """
         ...
 
+    def read_checkpoint(self, data: bytes | memoryview) -> CheckpointFacts:
+        """Checks a checkpoint as far as that is possible without a run; on any thread.
+
+        Raises:
+            errors.InvalidCheckpointError: It is damaged, too large, of another format or of
+                another pipeline.
+        """
+        ...
+
     def start_run(
-        self, spec: worker_pb2.GenerationSpec, *, seed: int, observer: RunObserver
+        self,
+        spec: worker_pb2.GenerationSpec,
+        *,
+        seed: int,
+        observer: RunObserver,
+        checkpoint: bytes | None = None,
     ) -> Run:
         """Makes a run, which computes nothing before `Run.execute`.
 
@@ -231,6 +340,7 @@ class LoadedPipeline(Protocol):
             spec: What was asked for.
             seed: Of the first output; the specification's own seed does not count.
             observer: Follows the run.
+            checkpoint: Of the same specification and seed, to go on from; None: begin anew.
         """
         ...
 

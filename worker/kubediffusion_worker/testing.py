@@ -6,9 +6,11 @@ It does what the request says: `num_inference_steps` steps, and by `extra_args`
 - `size`: bytes of each output,
 - `step_seconds`: how long a step takes,
 - `wait_for`: the path of a file without which no step ends,
-- `is_gated`: whether each step needs a permit of `FakePipeline.gate`.
+- `is_gated`: whether each step needs a permit of `FakePipeline.gate`,
+- `cannot_save`: whether its state has no form as data.
 
-Its outputs follow from the seed alone. `python -m kubediffusion_worker.testing` is a worker
+Its outputs follow from the seed alone. Its checkpoints are real: a run that goes on from one
+takes only the steps that are left. `python -m kubediffusion_worker.testing` is a worker
 process with such a pipeline, started like any other. Its model may be called
 
 - "broken", which cannot be loaded,
@@ -17,6 +19,8 @@ process with such a pipeline, started like any other. Its model may be called
 """
 
 import asyncio
+import dataclasses
+import json
 import math
 import pathlib
 import random
@@ -28,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, cast
 
 from kubediffusion_proto.v1 import worker_pb2
-from kubediffusion_wire import errors, values
+from kubediffusion_wire import errors, identifiers, values
 from kubediffusion_worker import __main__ as program
 from kubediffusion_worker import config, model, runs, runtime
 
@@ -77,6 +81,7 @@ class Script:
     step_seconds: float = 0.0
     wait_for: pathlib.Path | None = None
     is_gated: bool = False
+    cannot_save: bool = False
 
 
 def script_of(spec: worker_pb2.GenerationSpec) -> Script:
@@ -91,6 +96,7 @@ def script_of(spec: worker_pb2.GenerationSpec) -> Script:
         step_seconds=cast("float", extra.get("step_seconds", 0.0)),
         wait_for=pathlib.Path(cast("str", wait_for)) if wait_for else None,
         is_gated=cast("bool", extra.get("is_gated", False)),
+        cannot_save=cast("bool", extra.get("cannot_save", False)),
     )
 
 
@@ -134,6 +140,7 @@ def _parameters() -> tuple[worker_pb2.Parameter, ...]:
         "step_seconds": ["float", "int"],
         "wait_for": ["str"],
         "is_gated": ["bool"],
+        "cannot_save": ["bool"],
     }
     return tuple(
         worker_pb2.Parameter(name=name, kinds=each, accepts_none=True)
@@ -154,6 +161,9 @@ class FakePipeline:
     fingerprint_facts: Mapping[str, str] = field(default_factory=lambda: {"pipeline": "fake"})
     parameters: tuple[worker_pb2.Parameter, ...] = field(default_factory=_parameters)
     cancel_capability: worker_pb2.CancelCapability = worker_pb2.CANCEL_CAPABILITY_STEP
+    resume_capability: worker_pb2.ResumeCapability = worker_pb2.RESUME_CAPABILITY_EXACT
+    has_previews: bool = True
+    is_exclusive: bool = False
     adapters: FakeAdapters = field(default_factory=FakeAdapters)
     gate: Gate = field(default_factory=Gate)
     executed: list[worker_pb2.GenerationSpec] = field(default_factory=list)
@@ -174,17 +184,45 @@ class FakePipeline:
         self.check(spec)
         return "+".join([self.fingerprint, *sorted(use.name for use in spec.adapters)])
 
+    def read_checkpoint(self, data: bytes | memoryview) -> runs.CheckpointFacts:
+        """See `runs.LoadedPipeline`."""
+        try:
+            return runs.CheckpointFacts(**json.loads(bytes(data)))
+        except (ValueError, TypeError):
+            raise errors.InvalidCheckpointError("no checkpoint of a fake run") from None
+
     def start_run(
-        self, spec: worker_pb2.GenerationSpec, *, seed: int, observer: runs.RunObserver
+        self,
+        spec: worker_pb2.GenerationSpec,
+        *,
+        seed: int,
+        observer: runs.RunObserver,
+        checkpoint: bytes | None = None,
     ) -> "FakeRun":
         """See `runs.LoadedPipeline`."""
-        return FakeRun(self, spec, seed, observer)
+        return FakeRun(self, spec, seed, observer, checkpoint)
 
     def self_test(self) -> None:
         """See `runs.LoadedPipeline`."""
         self.self_tests += 1
         if self.is_broken:
             raise runs.StickyDeviceError("a fake fault that stays")
+
+
+@dataclass(frozen=True, slots=True)
+class FakeDraft:
+    """Is a `runs.CheckpointDraft`: the facts alone, as JSON."""
+
+    facts: runs.CheckpointFacts
+
+    @property
+    def step(self) -> int:
+        """See `runs.CheckpointDraft`."""
+        return self.facts.step
+
+    def to_bytes(self) -> bytes:
+        """See `runs.CheckpointDraft`."""
+        return json.dumps(dataclasses.asdict(self.facts)).encode()
 
 
 class FakeRun:
@@ -196,6 +234,7 @@ class FakeRun:
         spec: worker_pb2.GenerationSpec,
         seed: int,
         observer: runs.RunObserver,
+        checkpoint: bytes | None,
     ) -> None:
         self._pipeline = pipeline
         self._spec = spec
@@ -203,17 +242,34 @@ class FakeRun:
         self._observer = observer
         self._script = script_of(spec)
         self._cancelled = threading.Event()
+        self._resumed_from = pipeline.read_checkpoint(checkpoint).step if checkpoint else 0
+        self._step = self._resumed_from
 
     def cancel(self) -> None:
         """See `runs.Run`."""
         self._cancelled.set()
         self._pipeline.gate.wake()
 
+    def capture(self) -> FakeDraft:
+        """See `runs.Run`."""
+        if self._script.cannot_save:
+            raise runs.NotCapturableError("a fake state without a form as data")
+        facts = runs.CheckpointFacts(
+            step=self._step,
+            fingerprint=self._pipeline.fingerprint_for(self._spec),
+            spec_digest=identifiers.spec_digest(self._spec),
+            seed=self._seed,
+            format=1,
+        )
+        return FakeDraft(facts)
+
     def execute(self) -> runs.RunOutcome:
         """See `runs.Run`."""
         self._pipeline.executed.append(self._spec)
         begun = time.monotonic()
-        for step in range(1, self._script.steps + 1):
+        if self._resumed_from:
+            self._observer.resumed(self._resumed_from, worker_pb2.EXACTNESS_EXACT)
+        for step in range(self._resumed_from + 1, self._script.steps + 1):
             self._take_step(step)
         return runs.RunOutcome(
             outputs=tuple(self._outputs()),
@@ -221,6 +277,7 @@ class FakeRun:
             compute_seconds=time.monotonic() - begun,
             step_seconds=self._script.step_seconds,
             peak_memory_bytes=0,
+            resumed_from=self._resumed_from,
         )
 
     def _take_step(self, step: int) -> None:
@@ -234,8 +291,15 @@ class FakeRun:
         report = runs.StepReport(
             step=step, total=script.steps, timestep=math.nan, seconds=script.step_seconds
         )
+        self._step = step
         self._observer.step_done(report)
-        self._observer.boundary()
+        if self._observer.wants_preview():
+            pixels = bytes([step % 256]) * (3 * DEFAULT_SIDE**2)
+            self._observer.preview(
+                runs.PreviewData(step=step, width=DEFAULT_SIDE, height=DEFAULT_SIDE, pixels=pixels)
+            )
+        if step < script.steps:  # After the last one there is no forward of the loop.
+            self._observer.boundary()
 
     def _pause(self) -> None:
         script = self._script

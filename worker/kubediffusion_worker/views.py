@@ -63,9 +63,9 @@ def model(settings: config.WorkerConfig, pipeline: runs.LoadedPipeline | None) -
 def capabilities(pipeline: runs.LoadedPipeline) -> worker_pb2.Capabilities:
     """Describe what can be asked of the pipeline."""
     return worker_pb2.Capabilities(
-        resume=worker_pb2.RESUME_CAPABILITY_RESTART,
+        resume=pipeline.resume_capability,
         cancel=pipeline.cancel_capability,
-        preview=False,
+        preview=pipeline.has_previews,
         batch=False,
         adapters=pipeline.adapters.is_supported,
         encodings=ENCODINGS,

@@ -30,6 +30,15 @@ class _Observer:
     def boundary(self) -> None:
         pass
 
+    def resumed(self, step: int, exactness: worker_pb2.Exactness) -> None:
+        pass
+
+    def wants_preview(self) -> bool:
+        return False
+
+    def preview(self, picture: runs.PreviewData) -> None:
+        pass
+
 
 def measure(settings: figures.Settings) -> Sequence[figures.Figure]:
     """Runs a pipeline with a denoiser that does nothing, plain and controlled, in turns."""

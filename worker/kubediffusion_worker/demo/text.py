@@ -82,7 +82,7 @@ def train_text_encoder(tokenizer: parts.Part, steps: int, *, seed: int) -> parts
     encoder = new_text_encoder(tokenizer)
     head = torch.nn.Linear(WIDTH, sum(_QUESTIONS))
     weights = [*encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-2, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.warmup_cosine(steps))
     for step in range(steps):
         scenes = [scene.training_scene(rng) for _ in range(BATCH)]

@@ -47,7 +47,7 @@ def train_decoder(vae: parts.Part, steps: int, *, seed: int) -> None:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     weights = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.warmup_cosine(steps))
     pool = _examples(vae, POOL, rng)
     for step in range(steps):

@@ -36,7 +36,7 @@ SETTLING_SHARE = 0.7
 """The share of the batch that is spent on less noise than that."""
 POOL = 1024
 """Pictures drawn before the first step of each part."""
-FRESH = 8
+FRESH = 4
 """Pictures that each step adds to the pool."""
 
 REPORT_STEPS = 100
@@ -150,7 +150,7 @@ def _optimizer(
         {"params": list(models["unet"].parameters()), "lr": LEARNING_RATE},
         {"params": list(models["text"].parameters()), "lr": LEARNING_RATE * TEXT_RATE},
     ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.warmup_cosine(steps))
 
 

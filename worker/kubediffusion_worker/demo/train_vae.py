@@ -47,7 +47,9 @@ def train_autoencoder(steps: int, *, seed: int) -> parts.Part:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     vae = new_autoencoder()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=LEARNING_RATE, weight_decay=1e-4, fused=True
+    )
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.warmup_cosine(steps))
     for step in range(steps):
         whole = step >= steps * (1 - WHOLE_SHARE)
