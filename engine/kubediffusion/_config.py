@@ -91,7 +91,8 @@ class OmniDiffusionConfig:
     """Generations that a worker runs at a time; only 1 for now."""
 
     threads: int | None = None
-    """CPU threads of each `mp` worker; None leaves it to torch."""
+    """CPU threads of each `mp` worker. None: several workers without GPU share the cores
+    evenly, unless OMP_NUM_THREADS is set; one alone takes what torch takes."""
 
     worker_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further flags of `kubediffusion-worker` for `uni` and `mp`, without the dashes:

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubediffusion import _config
-from kubediffusion.executors import command
+from kubediffusion.executors import command, machine
 from kubediffusion_wire import addresses, errors
 
 
@@ -56,7 +56,7 @@ def plan(
     folder: pathlib.Path,
     model: str,
     arguments: Sequence[str],
-    machine: command.Machine,
+    shared: machine.Machine,
 ) -> tuple[WorkerPlan, ...]:
     """Plan a worker for each name; they share GPUs or cores unless the user says otherwise.
 
@@ -65,7 +65,7 @@ def plan(
         folder: The registry, which holds sockets and logs too.
         model: What to load.
         arguments: Further flags of the worker.
-        machine: Where they will run.
+        shared: The machine that they will run on.
 
     Raises:
         kubediffusion.errors.ConfigError: There are fewer GPUs than workers.
@@ -88,17 +88,7 @@ def plan(
             registry=folder,
             log=folder / f"{name}.log",
         )
-        for name, share in zip(names, command.shares(config, machine), strict=True)
-    )
-
-
-def this_machine() -> command.Machine:
-    """Look at what workers on this machine have to share."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return command.Machine(
-        cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
-        device_files=sorted(os.listdir("/dev")),
-        environment=dict(os.environ),
+        for name, share in zip(names, command.shares(config, shared), strict=True)
     )
 
 

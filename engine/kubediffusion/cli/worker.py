@@ -23,6 +23,7 @@ from kubediffusion.cli import (
     readiness,
     text,
 )
+from kubediffusion.executors import machine
 from kubediffusion_wire import errors, registry, validation
 
 _registry_option = click.option(
@@ -91,7 +92,7 @@ def start(
         folder=folder,
         model=model,
         arguments=worker_flags,
-        machine=launch.this_machine(),
+        shared=machine.this_one(),
     )
     with _stopped_on_failure() as started:
         for plan in plans:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubediffusion import _settings, errors
 
 if TYPE_CHECKING:
     from kubediffusion import _config
+    from kubediffusion.executors import machine
 
 _RESERVED = ("listen", "name", "parent_fd", "registry", "tls_cert", "tls_key", "tls_ca")
 """Flags that the executor itself decides on."""
@@ -20,19 +20,6 @@ _WITHOUT_FLAG = ("vae_use_slicing", "vae_use_tiling")
 """Names of the configuration that workers cannot honour yet."""
 
 _GPU_PATTERN = re.compile(r"nvidia[0-9]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What of this machine matters for how workers share it."""
-
-    cores: int
-    """That this process may use."""
-
-    device_files: Sequence[str]
-    """Names in /dev."""
-
-    environment: Mapping[str, str]
 
 
 def model_flags(config: _config.OmniDiffusionConfig) -> list[str]:
@@ -79,14 +66,14 @@ def count(config: _config.OmniDiffusionConfig) -> int:
     return number
 
 
-def shares(config: _config.OmniDiffusionConfig, machine: Machine) -> list[dict[str, str]]:
+def shares(config: _config.OmniDiffusionConfig, shared: machine.Machine) -> list[dict[str, str]]:
     """Return the environment of each worker, by which they share GPUs or cores.
 
     Raises:
         ConfigError: There are fewer GPUs than workers.
     """
     number = count(config)
-    devices = _cuda_devices(machine) if config.device in ("auto", "cuda") else []
+    devices = _cuda_devices(shared) if config.device in ("auto", "cuda") else []
     if devices and len(devices) < number:
         raise errors.ConfigError(
             f"num_gpus must be at most {len(devices)}, the CUDA devices that are visible; "
@@ -99,17 +86,25 @@ def shares(config: _config.OmniDiffusionConfig, machine: Machine) -> list[dict[s
     given = dict(config.worker_environment)
     if devices:
         return [{"CUDA_VISIBLE_DEVICES": devices[rank], **given} for rank in range(number)]
-    if number == 1 or config.threads is not None:
+    if _leaves_threads(config, shared):
         return [dict(given) for _ in range(number)]
-    threads = str(max(1, machine.cores // number))
+    # As many as torch takes in each of them would stand in each other's way.
+    threads = str(max(1, shared.cores // number))
     return [{"OMP_NUM_THREADS": threads, **given} for _ in range(number)]
+
+
+def _leaves_threads(config: _config.OmniDiffusionConfig, shared: machine.Machine) -> bool:
+    """Tell whether the number of threads is chosen by the user, or best left to torch."""
+    if config.threads is not None or "OMP_NUM_THREADS" in shared.environment:
+        return True
+    # One worker alone gets what torch takes by itself, as a plain pipeline would.
+    return config.num_gpus == 1 and not shared.has_quota
 
 
 def thread_flags(config: _config.OmniDiffusionConfig, share: Mapping[str, str]) -> list[str]:
     """Return the flag that sets a worker's CPU threads, where they are to be set."""
     threads = config.threads
     if threads is None:
-        # One worker alone gets what torch takes by itself, as a plain pipeline would.
         threads = int(share["OMP_NUM_THREADS"]) if "OMP_NUM_THREADS" in share else None
     return [] if threads is None else ["--threads", str(threads)]
 
@@ -137,13 +132,13 @@ def _flag(flag: str, value: object) -> list[str]:
     return [flag, str(value)]
 
 
-def _cuda_devices(machine: Machine) -> list[str]:
+def _cuda_devices(shared: machine.Machine) -> list[str]:
     """Return what each worker's CUDA_VISIBLE_DEVICES may be; nothing without GPU."""
-    given = machine.environment.get("CUDA_VISIBLE_DEVICES")
+    given = shared.environment.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         # CUDA itself ignores everything from the first invalid entry on, such as "-1".
         names = [name.strip() for name in given.split(",")]
         end = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
         return names[:end]
-    files = [name for name in machine.device_files if _GPU_PATTERN.fullmatch(name)]
+    files = [name for name in shared.device_files if _GPU_PATTERN.fullmatch(name)]
     return [str(index) for index in range(len(files))]

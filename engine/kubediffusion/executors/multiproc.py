@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from kubediffusion import _loop, _processes, _respawn, _sockets, errors
 from kubediffusion._links import protocol
-from kubediffusion.executors import command, linked
+from kubediffusion.executors import command, linked, machine
 
 if TYPE_CHECKING:
     from kubediffusion.executors import supervision
@@ -37,7 +36,7 @@ class MultiProcDiffusionExecutor(linked.LinkedExecutor):
     def _init_executor(self) -> None:
         command.warn_of_the_ignored(self.config)
         self._flags = command.model_flags(self.config)
-        self._shares = command.shares(self.config, _this_machine())
+        self._shares = command.shares(self.config, machine.this_one())
         self._folder: _sockets.SocketFolder | None = None
         self._supervisors: list[supervision.Supervisor] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,16 +104,6 @@ def _link_of(supervisor: supervision.Supervisor, rank: int) -> protocol.WorkerLi
         return supervisor.link
     problem = supervisor.problem or errors.NoWorkerError("it is being started")
     raise type(problem)(f"rank {rank} has no worker: {problem.message}")
-
-
-def _this_machine() -> command.Machine:
-    return command.Machine(
-        cores=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
-        device_files=sorted(os.listdir("/dev")) if os.path.isdir("/dev") else [],
-        environment=dict(os.environ),
-    )
 
 
 MultiprocDiffusionExecutor = MultiProcDiffusionExecutor

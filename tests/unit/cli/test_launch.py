@@ -5,13 +5,13 @@ import sys
 import pytest
 
 from kubediffusion.cli import launch
-from kubediffusion.executors import command
+from kubediffusion.executors import machine
 from kubediffusion_wire import addresses, errors
 
 
 def plan(tmp_path, names=("w-1",), arguments=(), cores=2, devices=(), environment=None):
-    machine = command.Machine(cores=cores, device_files=devices, environment=environment or {})
-    return launch.plan(names, folder=tmp_path, model="demo", arguments=arguments, machine=machine)
+    shared = machine.Machine(cores=cores, device_files=devices, environment=environment or {})
+    return launch.plan(names, folder=tmp_path, model="demo", arguments=arguments, shared=shared)
 
 
 def test_new_workers_get_the_lowest_numbers_that_nobody_has():

@@ -4,6 +4,7 @@ import pytest
 
 from kubediffusion import _config, errors
 from kubediffusion.executors import command
+from kubediffusion.executors import machine as machines
 
 
 def config(**options: Any) -> _config.OmniDiffusionConfig:
@@ -11,10 +12,15 @@ def config(**options: Any) -> _config.OmniDiffusionConfig:
 
 
 def machine(
-    cores: int = 8, devices: int = 0, environment: dict[str, str] | None = None
-) -> command.Machine:
+    cores: int = 8,
+    devices: int = 0,
+    environment: dict[str, str] | None = None,
+    has_quota: bool = False,
+) -> machines.Machine:
     files = ["null", "nvidiactl", "nvidia-uvm", *(f"nvidia{i}" for i in range(devices))]
-    return command.Machine(cores=cores, device_files=files, environment=environment or {})
+    return machines.Machine(
+        cores=cores, has_quota=has_quota, device_files=files, environment=environment or {}
+    )
 
 
 def test_a_plain_configuration_gives_few_flags() -> None:
@@ -78,6 +84,18 @@ def test_workers_on_a_cpu_share_its_cores() -> None:
 
 def test_more_workers_than_cores_get_one_thread_each() -> None:
     assert command.shares(config(num_gpus=4), machine(cores=2))[3] == {"OMP_NUM_THREADS": "1"}
+
+
+def test_one_worker_alone_does_not_take_more_than_a_quota_allows() -> None:
+    (share,) = command.shares(config(), machine(cores=2, has_quota=True))
+    assert command.thread_flags(config(), share) == ["--threads", "2"]
+
+
+def test_threads_of_the_environment_win() -> None:
+    settings = config(num_gpus=2)
+    share = command.shares(settings, machine(environment={"OMP_NUM_THREADS": "3"}))[0]
+    assert share == {}
+    assert command.thread_flags(settings, share) == []
 
 
 def test_given_threads_win() -> None:

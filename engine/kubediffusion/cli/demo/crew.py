@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from kubediffusion.cli import launch, processes
+from kubediffusion.executors import machine
 from kubediffusion_wire import errors, registry
 
 _END_SECONDS = 15.0
@@ -29,7 +30,7 @@ def workers(
         folder=folder,
         model="demo",
         arguments=(),
-        machine=launch.this_machine(),
+        shared=machine.this_one(),
     )
     # The workers hold the reading end of a pipe whose writing end is ours alone: were this
     # process itself killed with -9, they would see the pipe's end and stop.
