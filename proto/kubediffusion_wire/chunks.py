@@ -115,6 +115,11 @@ class Download(Generic[Header]):
         """
         request = copy.deepcopy(self._request)
         request.offset = self.received
+        if isinstance(request, worker_pb2.FetchCheckpointRequest) and isinstance(
+            self.header, worker_pb2.CheckpointInfo
+        ):
+            # The rest of the same one, even if a newer one has been taken in the meantime.
+            request.step = self.header.step
         # No serializers: bytes out, bytes in.
         stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
             self._method.path
@@ -274,6 +279,41 @@ async def fetch(
     await download.verify()
     assert download.header is not None
     return download.header, download.data
+
+
+_IMPORT_CHECKPOINT = "/kubediffusion.v1.WorkerService/ImportCheckpoint"
+
+
+async def send(
+    channel: grpc.aio.Channel,
+    header: worker_pb2.ImportCheckpointRequest,
+    data: bytes | bytearray | memoryview,
+    *,
+    timeout: float | None = None,
+) -> worker_pb2.ImportCheckpointResponse:
+    """Stores a checkpoint on a worker.
+
+    Args:
+        channel: Best one opened with `bulk=True`.
+        header: Everything but the data.
+        data: The whole checkpoint.
+        timeout: In seconds; None: wait for ever.
+
+    Raises:
+        errors.KubediffusionError: The worker said no, or is gone.
+    """
+    call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(
+        _IMPORT_CHECKPOINT
+    )
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield header.SerializeToString()
+        for start in range(0, len(data), CHUNK_SIZE):
+            yield frame_data(memoryview(data)[start : start + CHUNK_SIZE])
+
+    with status.map_errors():
+        answer = await call(frames(), timeout=timeout)
+    return worker_pb2.ImportCheckpointResponse.FromString(answer)
 
 
 def _varint(number: int) -> bytes:

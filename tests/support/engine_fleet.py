@@ -143,6 +143,35 @@ class FaultyLink:
     ) -> worker_pb2.UnpauseGenerationResponse:
         return await self._call("unpause", lambda link: link.unpause_generation(request))
 
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest
+    ) -> worker_pb2.TakeCheckpointResponse:
+        return await self._call("checkpoint", lambda link: link.take_checkpoint(request))
+
+    async def fetch_checkpoint(
+        self, engine_id: str, request_id: str, step: int = 0
+    ) -> protocol.FetchedCheckpoint:
+        return await self._call(
+            "fetch_checkpoint", lambda link: link.fetch_checkpoint(engine_id, request_id, step)
+        )
+
+    async def import_checkpoint(
+        self,
+        caller: worker_pb2.Caller,
+        request_id: str,
+        info: worker_pb2.CheckpointInfo,
+        data: bytes | bytearray | memoryview,
+    ) -> str:
+        return await self._call(
+            "import", lambda link: link.import_checkpoint(caller, request_id, info, data)
+        )
+
+    async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+        return await self._call("drain", lambda link: link.drain(request))
+
+    async def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
+        return await self._call("undrain", lambda link: link.undrain(request))
+
     async def call_method(
         self, request: worker_pb2.CallMethodRequest, timeout: float | None = None
     ) -> worker_pb2.CallMethodResponse:

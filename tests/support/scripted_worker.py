@@ -33,6 +33,9 @@ class ScriptedService:
     Attributes:
         fetch_offsets: Where each transfer of a result began.
         held: Cleared to stop transfers after their second chunk.
+        checkpoints: Of each request id, by step; `take_checkpoint` adds one.
+        imported: Checkpoints by their reference.
+        drained: The policies of all drains.
     """
 
     def __init__(self, name: str = "scripted", state: "worker_pb2.WorkerState | None" = None):
@@ -45,6 +48,9 @@ class ScriptedService:
         self.held.set()
         self.news = asyncio.Event()
         self.corrupt = False
+        self.checkpoints: dict[str, dict[int, bytes]] = {}
+        self.imported: dict[str, bytes] = {}
+        self.drained: list[worker_pb2.DrainPolicy] = []
 
     async def get_worker(
         self, request: worker_pb2.GetWorkerRequest
@@ -183,16 +189,50 @@ class ScriptedService:
     ) -> worker_pb2.UnpauseGenerationResponse:
         raise errors.NotImplementedByWorkerError("a scripted worker cannot pause")
 
-    async def take_checkpoint(self, request: object) -> None:
-        raise errors.NotImplementedByWorkerError("a scripted worker has no checkpoints")
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest
+    ) -> worker_pb2.TakeCheckpointResponse:
+        self._generation(request.caller.engine_id, request.request_id)
+        taken = self.checkpoints.setdefault(request.request_id, {})
+        step = len(taken) + 1
+        taken[step] = checkpoint_bytes(request.request_id, step)
+        return worker_pb2.TakeCheckpointResponse(checkpoint=_info(step, taken[step]))
 
     async def fetch_checkpoint(
-        self, request: object
-    ) -> AsyncIterator[worker_pb2.FetchCheckpointResponse]:
-        raise errors.NotImplementedByWorkerError("a scripted worker has no checkpoints")
-        yield
+        self, request: worker_pb2.FetchCheckpointRequest
+    ) -> AsyncIterator[worker_pb2.FetchCheckpointResponse | bytes]:
+        taken = self.checkpoints.get(request.request_id, {})
+        step = request.step or max(taken, default=0)
+        if step not in taken:
+            raise errors.CheckpointNotFoundError(f"no checkpoint of step {step}")
+        self.fetch_offsets.append(request.offset)
+        data = taken[step]
+        yield worker_pb2.FetchCheckpointResponse(header=_info(step, data))
+        if self.corrupt:
+            data = data[:-1] + b"?"
+        for number, start in enumerate(range(request.offset, len(data), chunks.CHUNK_SIZE)):
+            if number == 2:
+                await self.held.wait()
+            yield chunks.frame_data(data[start : start + chunks.CHUNK_SIZE])
 
-    import_checkpoint = drain = undrain = take_checkpoint
+    async def import_checkpoint(
+        self, requests: AsyncIterator[worker_pb2.ImportCheckpointRequest]
+    ) -> worker_pb2.ImportCheckpointResponse:
+        first = await anext(aiter(requests))
+        data = b"".join([request.data async for request in requests])
+        if (len(data), _digest(data)) != (first.header.size, first.header.sha256):
+            raise errors.InvalidCheckpointError("not the bytes of its header")
+        self.imported[first.header.sha256] = data
+        return worker_pb2.ImportCheckpointResponse(checkpoint_reference=first.header.sha256)
+
+    async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+        self.drained.append(request.policy)
+        self.state = worker_pb2.WORKER_STATE_DRAINED
+        return worker_pb2.DrainResponse(state=self.state)
+
+    async def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
+        self.state = worker_pb2.WORKER_STATE_SERVING
+        return worker_pb2.UndrainResponse(state=self.state)
 
     def _generation(self, engine_id: str, request_id: str) -> worker_pb2.Generation:
         try:
@@ -206,6 +246,17 @@ def result_bytes(request_id: str) -> bytes:
     word = request_id.encode() + b" "
     size = RESULT_CHUNKS * chunks.CHUNK_SIZE - 17
     return (word * (size // len(word) + 1))[:size]
+
+
+def checkpoint_bytes(request_id: str, step: int) -> bytes:
+    """Returns the checkpoint that every scripted worker takes."""
+    return result_bytes(f"{request_id} after {step}")
+
+
+def _info(step: int, data: bytes) -> worker_pb2.CheckpointInfo:
+    return worker_pb2.CheckpointInfo(
+        step=step, size=len(data), sha256=_digest(data), fingerprint="f", format=1
+    )
 
 
 def _digest(data: bytes) -> str:

@@ -14,8 +14,6 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf import message
-
 from kubediffusion import _background
 from kubediffusion._links import deadlines, emulation, foreign_values, protocol
 from kubediffusion_proto.v1 import worker_pb2
@@ -238,6 +236,36 @@ class ActorLink:
         """Refuse."""
         raise self._unknown("pausing", request)
 
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest
+    ) -> worker_pb2.TakeCheckpointResponse:
+        """Refuse."""
+        raise self._unknown("checkpoints", request)
+
+    async def fetch_checkpoint(
+        self, engine_id: str, request_id: str, step: int = 0
+    ) -> protocol.FetchedCheckpoint:
+        """Refuse."""
+        raise self._unknown("checkpoints", engine_id, request_id, step)
+
+    async def import_checkpoint(
+        self,
+        caller: worker_pb2.Caller,
+        request_id: str,
+        info: worker_pb2.CheckpointInfo,
+        data: bytes | bytearray | memoryview,
+    ) -> str:
+        """Refuse."""
+        raise self._unknown("checkpoints", caller, request_id, info, data)
+
+    async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+        """Refuse."""
+        raise self._unknown("draining", request)
+
+    async def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
+        """Refuse."""
+        raise self._unknown("draining", request)
+
     async def load_adapter(
         self, request: worker_pb2.LoadAdapterRequest
     ) -> worker_pb2.LoadAdapterResponse:
@@ -310,7 +338,7 @@ class ActorLink:
     def _has(self, method: str) -> bool:
         return callable(getattr(self._actor, method, None))
 
-    def _unknown(self, what: str, request: message.Message) -> errors.KubediffusionError:
+    def _unknown(self, what: str, *request: object) -> errors.KubediffusionError:
         del request
         return errors.NotImplementedByWorkerError(f"{self._address} knows no {what}")
 

@@ -16,8 +16,18 @@ class Deadlines:
     control: float = 10.0
     """What the worker answers from memory: acknowledge, cancel, pause, list adapters."""
 
+    checkpoint: float = 300.0
+    """TakeCheckpoint, which has to wait for the end of a step."""
+
+    upload: float = 120.0
+    """ImportCheckpoint, and a second more for each megabyte."""
+
     method: float = 60.0
     """CallMethod, where its caller sets no other."""
 
     adapter: float = 600.0
     """LoadAdapter, which may download and has to wait for a running generation."""
+
+    def upload_of(self, data: bytes | bytearray | memoryview) -> float:
+        """Return the deadline of an upload."""
+        return self.upload + memoryview(data).nbytes / 1_000_000

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Protocol, TypeVar
 
-from kubediffusion._links import deadlines, protocol
+from kubediffusion._links import assembly, deadlines, protocol
 from kubediffusion_proto.v1 import worker_pb2
-from kubediffusion_wire import chunks, errors
+from kubediffusion_wire import errors
 
 T = TypeVar("T")
 
@@ -58,6 +57,26 @@ class Runtime(Protocol):
         """Let a parked generation go on."""
         ...
 
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest, /
+    ) -> worker_pb2.TakeCheckpointResponse:
+        """Take a checkpoint."""
+        ...
+
+    async def import_checkpoint(
+        self, requests: AsyncIterator[worker_pb2.ImportCheckpointRequest], /
+    ) -> worker_pb2.ImportCheckpointResponse:
+        """Store a checkpoint."""
+        ...
+
+    async def drain(self, request: worker_pb2.DrainRequest, /) -> worker_pb2.DrainResponse:
+        """Take no new work and empty the worker."""
+        ...
+
+    async def undrain(self, request: worker_pb2.UndrainRequest, /) -> worker_pb2.UndrainResponse:
+        """End a drain."""
+        ...
+
     async def call_method(
         self, request: worker_pb2.CallMethodRequest, /
     ) -> worker_pb2.CallMethodResponse:
@@ -98,6 +117,12 @@ class Runtime(Protocol):
         self, request: worker_pb2.FetchResultRequest, /
     ) -> AsyncIterator[worker_pb2.FetchResultResponse | bytes | memoryview]:
         """Read a result: a message with the header, then data as messages or as frames."""
+        ...
+
+    def fetch_checkpoint(
+        self, request: worker_pb2.FetchCheckpointRequest, /
+    ) -> AsyncIterator[worker_pb2.FetchCheckpointResponse | bytes | memoryview]:
+        """Read a checkpoint, as with results."""
         ...
 
 
@@ -163,12 +188,12 @@ class InProcessLink:
     ) -> protocol.FetchedResult:
         """Copy a whole result into one buffer and check its sha256."""
         request = worker_pb2.FetchResultRequest(engine_id=engine_id, request_id=request_id)
-        assembly = _Assembly()
+        whole = assembly.Assembly(worker_pb2.FetchResultResponse)
         async for frame in self._stream(self._runtime.fetch_result(request)):
-            assembly.take(frame)
-        result = await assembly.result()
-        protocol.check_announced(header, result.header)
-        return result
+            whole.take(frame)
+        found, data = await whole.verified()
+        protocol.check_announced(header, found.header)
+        return protocol.FetchedResult(header=found.header, data=data)
 
     async def ack_generation(
         self, request: worker_pb2.AckGenerationRequest
@@ -193,6 +218,50 @@ class InProcessLink:
     ) -> worker_pb2.UnpauseGenerationResponse:
         """Let a parked generation go on."""
         return await self._call(self._runtime.unpause_generation(request), self._deadlines.control)
+
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest
+    ) -> worker_pb2.TakeCheckpointResponse:
+        """Take a checkpoint at the next boundary."""
+        return await self._call(self._runtime.take_checkpoint(request), self._deadlines.checkpoint)
+
+    async def fetch_checkpoint(
+        self, engine_id: str, request_id: str, step: int = 0
+    ) -> protocol.FetchedCheckpoint:
+        """Copy a whole checkpoint into one buffer and check its sha256."""
+        request = worker_pb2.FetchCheckpointRequest(
+            engine_id=engine_id, request_id=request_id, step=step
+        )
+        whole = assembly.Assembly(worker_pb2.FetchCheckpointResponse)
+        async for frame in self._stream(self._runtime.fetch_checkpoint(request)):
+            whole.take(frame)
+        found, data = await whole.verified()
+        return protocol.FetchedCheckpoint(info=found.header, data=data)
+
+    async def import_checkpoint(
+        self,
+        caller: worker_pb2.Caller,
+        request_id: str,
+        info: worker_pb2.CheckpointInfo,
+        data: bytes | bytearray | memoryview,
+    ) -> str:
+        """Store a checkpoint in the runtime."""
+        header = worker_pb2.ImportCheckpointRequest(
+            caller=caller, request_id=request_id, header=info
+        )
+        answer = await self._call(
+            self._runtime.import_checkpoint(assembly.messages(header, data)),
+            self._deadlines.upload_of(data),
+        )
+        return answer.checkpoint_reference
+
+    async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+        """Take no new work and empty the worker."""
+        return await self._call(self._runtime.drain(request), self._deadlines.control)
+
+    async def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
+        """End a drain."""
+        return await self._call(self._runtime.undrain(request), self._deadlines.control)
 
     async def call_method(
         self, request: worker_pb2.CallMethodRequest, timeout: float | None = None
@@ -255,45 +324,3 @@ class InProcessLink:
             raise errors.WorkerGoneError(f"worker {self._name!r} has ended")
         if self._is_closed:
             raise errors.WorkerGoneError(f"the link to {self._name!r} was closed here")
-
-
-class _Assembly:
-    """Puts the frames of a result together."""
-
-    def __init__(self) -> None:
-        self._header: worker_pb2.Result | None = None
-        self._data = bytearray()
-        self._received = 0
-
-    def take(self, frame: worker_pb2.FetchResultResponse | bytes | memoryview) -> None:
-        if self._header is None:
-            self._begin(frame)
-            return
-        if isinstance(frame, worker_pb2.FetchResultResponse):
-            chunk = memoryview(frame.data)
-        else:
-            chunk = chunks.parse_data(bytes(frame))
-        end = self._received + len(chunk)
-        if end > len(self._data):
-            raise errors.CorruptDataError(f"wanted {len(self._data)} bytes; found {end} or more")
-        self._data[self._received : end] = chunk
-        self._received = end
-
-    async def result(self) -> protocol.FetchedResult:
-        if self._header is None or self._received != self._header.size:
-            raise errors.CorruptDataError(
-                f"wanted {len(self._data)} bytes; found {self._received}; fetch again"
-            )
-        # In a thread: hashing lets go of the interpreter, and the loop has other calls.
-        digest = (await asyncio.to_thread(hashlib.sha256, self._data)).hexdigest()
-        if digest != self._header.sha256:
-            raise errors.CorruptDataError(
-                f"wanted bytes with sha256 {self._header.sha256!r:.80}; found {digest}"
-            )
-        return protocol.FetchedResult(header=self._header, data=self._data)
-
-    def _begin(self, frame: worker_pb2.FetchResultResponse | bytes | memoryview) -> None:
-        if not isinstance(frame, worker_pb2.FetchResultResponse):
-            frame = worker_pb2.FetchResultResponse.FromString(bytes(frame))
-        self._header = frame.header
-        self._data = bytearray(frame.header.size)

@@ -29,6 +29,17 @@ class FetchedResult:
     """The bytes of all outputs, `header.size` of them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedCheckpoint:
+    """A complete checkpoint whose sha256 has been checked."""
+
+    info: worker_pb2.CheckpointInfo
+    """Its step, size and what it was taken with."""
+
+    data: bytearray
+    """The file, `info.size` bytes."""
+
+
 @runtime_checkable
 class WorkerLink(Protocol):
     """A way to one worker: in this process, over gRPC, or through an actor's methods.
@@ -118,6 +129,52 @@ class WorkerLink(Protocol):
         self, request: worker_pb2.UnpauseGenerationRequest
     ) -> worker_pb2.UnpauseGenerationResponse:
         """Let a parked generation go on."""
+        ...
+
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest
+    ) -> worker_pb2.TakeCheckpointResponse:
+        """Take a checkpoint at the next boundary; answered when it is stored."""
+        ...
+
+    async def fetch_checkpoint(
+        self, engine_id: str, request_id: str, step: int = 0
+    ) -> FetchedCheckpoint:
+        """Fetch a whole checkpoint, resuming a broken transfer, and check its sha256.
+
+        Args:
+            engine_id: Owner of the generation.
+            request_id: The generation.
+            step: Of the checkpoint; 0: the newest.
+        """
+        ...
+
+    async def import_checkpoint(
+        self,
+        caller: worker_pb2.Caller,
+        request_id: str,
+        info: worker_pb2.CheckpointInfo,
+        data: bytes | bytearray | memoryview,
+    ) -> str:
+        """Store a checkpoint on the worker.
+
+        Args:
+            caller: Owner of the generation.
+            request_id: The generation that will go on from it.
+            info: As it was fetched with; the worker checks size and sha256.
+            data: The file.
+
+        Returns:
+            The reference to submit with; the worker keeps it for a minute.
+        """
+        ...
+
+    async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+        """Let the worker take no new work and empty itself."""
+        ...
+
+    async def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
+        """Let a drained worker take work again."""
         ...
 
     async def call_method(

@@ -156,6 +156,58 @@ class RemoteLink:
             "UnpauseGeneration", request, worker_pb2.UnpauseGenerationResponse
         )
 
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest
+    ) -> worker_pb2.TakeCheckpointResponse:
+        """Take a checkpoint at the next boundary."""
+        return await self._call(
+            "TakeCheckpoint",
+            request,
+            worker_pb2.TakeCheckpointResponse,
+            self._deadlines.checkpoint,
+        )
+
+    async def fetch_checkpoint(
+        self, engine_id: str, request_id: str, step: int = 0
+    ) -> protocol.FetchedCheckpoint:
+        """Fetch a whole checkpoint into one buffer, resuming where a stream breaks."""
+        request = worker_pb2.FetchCheckpointRequest(
+            engine_id=engine_id, request_id=request_id, step=step
+        )
+        with self._calling():
+            fetching = asyncio.ensure_future(
+                chunks.fetch(self._bulk, chunks.FETCH_CHECKPOINT, request)
+            )
+            with self._noted(fetching):
+                info, data = await fetching
+        return protocol.FetchedCheckpoint(info=info, data=data)
+
+    async def import_checkpoint(
+        self,
+        caller: worker_pb2.Caller,
+        request_id: str,
+        info: worker_pb2.CheckpointInfo,
+        data: bytes | bytearray | memoryview,
+    ) -> str:
+        """Store a checkpoint on the worker."""
+        header = worker_pb2.ImportCheckpointRequest(
+            caller=caller, request_id=request_id, header=info
+        )
+        with self._calling():
+            sending = asyncio.ensure_future(
+                chunks.send(self._bulk, header, data, timeout=self._deadlines.upload_of(data))
+            )
+            with self._noted(sending):
+                return (await sending).checkpoint_reference
+
+    async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+        """Let the worker take no new work and empty itself."""
+        return await self._control_call("Drain", request, worker_pb2.DrainResponse)
+
+    async def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
+        """Let a drained worker take work again."""
+        return await self._control_call("Undrain", request, worker_pb2.UndrainResponse)
+
     async def call_method(
         self, request: worker_pb2.CallMethodRequest, timeout: float | None = None
     ) -> worker_pb2.CallMethodResponse:
