@@ -1,6 +1,5 @@
 """Loads pipelines from folders and from the hub, and says in one line why one cannot be served."""
 
-import json
 import pathlib
 import re
 import warnings
@@ -13,12 +12,9 @@ from diffusers.pipelines import pipeline_utils
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import utils as hub_utils
 
-from kubediffusion_worker import fingerprint, model, pipeline
+from kubediffusion_worker import fingerprint, folders, model, pipeline
 
-_INDEX = "model_index.json"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _DENOISERS = ("unet", "transformer", "prior", "decoder", "controlnet", "dit")
 _DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -31,9 +27,9 @@ def load(config: model.ModelConfig) -> pipeline.SharedPipeline:
     """Loads a pipeline; see `model.load`."""
     _be_quiet()
     device = _device(config)
-    folder = _folder(config)
+    folder = folders.local(config) or _from_hub(config)
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
-    _check_folder(folder, config)
+    _check_class(folders.check(folder, config), config)
     with warnings.catch_warnings():
         # The libraries warn of what is old in a model, which is nobody's to change here, and of
         # torch_dtype, the only name that all releases of diffusers know.
@@ -67,7 +63,7 @@ def _device(config: model.ModelConfig) -> torch.device:
         raise model.ModelLoadError(
             "DEVICE_NOT_FOUND",
             f"device {config.device!r} must exist; found {_best_device()!r}; use 'auto' "
-            f"({_line(error)})",
+            f"({model.one_line(error)})",
         ) from None
     return device
 
@@ -82,25 +78,6 @@ def _dtype(config: model.ModelConfig, device: torch.device) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return _DTYPES[config.dtype]
-
-
-def _folder(config: model.ModelConfig) -> pathlib.Path:
-    """Returns the folder of a model's files; those of the hub are downloaded if needed."""
-    if config.model == model.DEMO:
-        from kubediffusion_worker import demo
-
-        return pathlib.Path(demo.model_path())
-    path = pathlib.Path(config.model.removeprefix("file://")).expanduser()
-    if path.is_dir():
-        return path
-    if _HUB_ID.fullmatch(config.model) is None or path.exists():
-        found = "a file" if path.exists() else "nothing"
-        raise model.ModelLoadError(
-            "MODEL_NOT_FOUND",
-            f"model {config.model!r} must be a folder, an id of the hub such as 'name/model', or "
-            f"'demo'; found {found} there",
-        )
-    return _from_hub(config)
 
 
 def _from_hub(config: model.ModelConfig) -> pathlib.Path:
@@ -130,70 +107,21 @@ def _from_hub(config: model.ModelConfig) -> pathlib.Path:
         raise model.ModelLoadError(
             "HUB_UNREACHABLE",
             f"model {config.model!r} must be a folder, in the hub's cache or on the hub; found "
-            f"none of it: {_line(error)}",
+            f"none of it: {model.one_line(error)}",
         ) from None
 
 
-def _check_folder(folder: pathlib.Path, config: model.ModelConfig) -> None:
-    """Refuses what cannot be loaded, with better words than the loader has."""
-    index = _index(folder, config)
-    class_name = index.get("_class_name")
-    if not isinstance(class_name, str):
-        raise model.ModelLoadError(
-            "REMOTE_CODE",
-            f"model {config.model!r} must be made of diffusers' own classes; found code of its "
-            "own, which is never run",
-        )
+def _check_class(class_name: str, config: model.ModelConfig) -> None:
     if not _is_pipeline(getattr(diffusers, class_name, None)):
         raise model.ModelLoadError(
             "UNKNOWN_PIPELINE",
             f"model {config.model!r} needs the class {class_name!r}, which diffusers "
             f"{diffusers.__version__} does not have; upgrade diffusers",
         )
-    found = _not_safe(folder)
-    if found:
-        raise model.ModelLoadError(
-            "NO_SAFETENSORS",
-            f"model {config.model!r} must have safetensors weights; found {found}; convert it "
-            "with save_pretrained",
-        )
 
 
 def _is_pipeline(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, pipeline_utils.DiffusionPipeline)
-
-
-def _not_safe(folder: pathlib.Path) -> str:
-    """Says what is wrong with the files of weights; empty where nothing is."""
-    files = list(folder.rglob("*"))
-    safe = {file.parent for file in files if file.suffix == ".safetensors"}
-    pickled = {file.parent for file in files if file.suffix in _PICKLES} - safe
-    if pickled:
-        names = sorted(part.relative_to(folder).as_posix() for part in pickled)
-        return f"pickled ones only in {', '.join(names)}"
-    return "" if safe else "none"
-
-
-def _index(folder: pathlib.Path, config: model.ModelConfig) -> dict[str, object]:
-    try:
-        index = json.loads((folder / _INDEX).read_text("utf-8"))
-    except FileNotFoundError:
-        raise model.ModelLoadError(
-            "NOT_A_PIPELINE",
-            f"model {config.model!r} must be a diffusers pipeline with a {_INDEX}; found a "
-            "folder without one",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise model.ModelLoadError(
-            "NOT_A_PIPELINE",
-            f"model {config.model!r} must have a readable {_INDEX}; found {_line(error)}",
-        ) from None
-    if not isinstance(index, dict):
-        raise model.ModelLoadError(
-            "NOT_A_PIPELINE",
-            f"model {config.model!r} must have an object in {_INDEX}; found something else",
-        )
-    return index
 
 
 def _from_folder(
@@ -213,7 +141,7 @@ def _from_folder(
     except ImportError as error:
         raise model.ModelLoadError(
             "MISSING_PACKAGE",
-            f"model {config.model!r} needs a package that is not installed: {_line(error)}",
+            f"model {config.model!r} needs a package that is not installed: {model.one_line(error)}",
         ) from None
     except Exception as error:
         # safetensors raises an error of its own class, right below Exception.
@@ -227,7 +155,7 @@ def _from_folder(
 
 def _unloadable(config: model.ModelConfig, error: Exception) -> model.ModelLoadError:
     return model.ModelLoadError(
-        "MODEL_BROKEN", f"model {config.model!r} cannot be loaded: {_line(error)}"
+        "MODEL_BROKEN", f"model {config.model!r} cannot be loaded: {model.one_line(error)}"
     )
 
 
@@ -255,7 +183,7 @@ def _place(
         raise model.ModelLoadError(
             "DEVICE_REFUSED",
             f"model {config.model!r} must fit onto {str(device)!r} with offload "
-            f"{config.offload!r}; found: {_line(error)}",
+            f"{config.offload!r}; found: {model.one_line(error)}",
         ) from None
     if config.compile:
         _compile(loaded)
@@ -271,8 +199,3 @@ def _compile(loaded: pipeline_utils.DiffusionPipeline) -> None:
             part.compile_repeated_blocks()  # type: ignore[operator]  # of diffusers' ModelMixin
         else:
             part.compile()
-
-
-def _line(error: BaseException) -> str:
-    """Returns an error's text in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

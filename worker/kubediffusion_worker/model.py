@@ -65,7 +65,18 @@ def load(config: ModelConfig) -> "pipeline.SharedPipeline":
     Raises:
         ModelLoadError: It cannot be served.
     """
-    # torch takes seconds to import; the first call of a worker's life must not wait for it.
+    from kubediffusion_worker import folders
+
+    folder = folders.local(config)
+    if folder is not None:
+        folders.check(folder, config)
+    # torch takes seconds to import; neither the first call of a worker's life nor the news that
+    # its model is not there must wait for it.
     from kubediffusion_worker import loading
 
     return loading.load(config)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's text in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
