@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kubediffusion._config import OmniDiffusionConfig
     from kubediffusion._events import GenerationEvent, GenerationState, Progress
     from kubediffusion._generation import AsyncGeneration, Generation
+    from kubediffusion._interventions import CheckpointInfo
     from kubediffusion._output import OmniRequestOutput
     from kubediffusion._request import OmniDiffusionRequest
     from kubediffusion._workers import WorkerInfo
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncDiffusionEngine",
     "AsyncGeneration",
+    "CheckpointInfo",
     "DiffusionEngine",
     "DiffusionExecutor",
     "ExternalDiffusionExecutor",
@@ -60,6 +62,7 @@ __all__ = [
 _MODULES = {
     "AsyncDiffusionEngine": "aio",
     "AsyncGeneration": "_generation",
+    "CheckpointInfo": "_interventions",
     "DiffusionEngine": "engine",
     "DiffusionExecutor": "executors.abstract",
     "ExternalDiffusionExecutor": "executors.external",

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kubediffusion import _events, _lora, _stimuli, _workers, errors
+from kubediffusion import _events, _interventions, _lora, _stimuli, _workers, errors
 
 if TYPE_CHECKING:
     from kubediffusion import _core, _delivery, _ledger, _output, _record
@@ -28,6 +28,7 @@ class Desk:
         self._core = core
         self._ledger = ledger
         self._delivery = delivery
+        self._interventions = _interventions.Interventions(core)
 
     async def submit(self, orders: Sequence[_record.Order]) -> list[_record.Record]:
         """Take requests; they are in the journal when this returns.
@@ -68,6 +69,48 @@ class Desk:
         self._core.check_running()
         for record in records:
             self._core.feed(record, _stimuli.CancelAsked())
+
+    async def pause(self, record: _record.Record) -> None:
+        """Have a generation parked at its next step.
+
+        Raises:
+            NotResumableError: It has ended, or its worker cannot park it.
+        """
+        await self._interventions.pause(record)
+
+    async def unpause(self, record: _record.Record) -> None:
+        """Let a parked generation go on.
+
+        Raises:
+            NotResumableError: It has ended.
+        """
+        await self._interventions.unpause(record)
+
+    async def checkpoint(self, record: _record.Record) -> _interventions.CheckpointInfo:
+        """Have a checkpoint taken, and wait for it.
+
+        Raises:
+            NotResumableError: It has ended, or cannot be saved in its state.
+        """
+        return await self._interventions.checkpoint(record)
+
+    async def drain(self, worker: str, policy: str, budget: float | None) -> str:
+        """Let a worker take no new work and empty itself; return its state.
+
+        Raises:
+            InvalidRequestError: There is no such worker or policy.
+        """
+        self._core.check_running()
+        return await self._interventions.drain(worker, policy, budget)
+
+    async def undrain(self, worker: str) -> str:
+        """Let a drained worker take work again; return its state.
+
+        Raises:
+            InvalidRequestError: There is no such worker.
+        """
+        self._core.check_running()
+        return await self._interventions.undrain(worker)
 
     async def output(self, record: _record.Record) -> _output.OmniRequestOutput:
         """Wait for the end of a request and return its outcome."""

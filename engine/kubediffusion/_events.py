@@ -61,6 +61,13 @@ _MINOR = frozenset({"progress", "preview"})
 """Kinds of events that mean little once there is a newer one."""
 
 
+_EXACTNESS = {
+    worker_pb2.EXACTNESS_EXACT: "exact",
+    worker_pb2.EXACTNESS_CLOSE: "close",
+    worker_pb2.EXACTNESS_RESTARTED: "restarted",
+}
+
+
 class Progress(NamedTuple):
     """How far a generation is."""
 
@@ -83,9 +90,10 @@ class GenerationEvent:
     """Something that happened to a generation."""
 
     kind: str
-    """"queued", "started", "progress", "preview", "checkpointed", "parked", "unpaused",
-    "resumed", "moved" (its worker is lost, another one takes over), "gap" (events before this
-    one are lost), and last "succeeded", "failed" or "cancelled"."""
+    """"queued", "started", "progress", "preview", "checkpointed" (its state after `step` is
+    safe), "parked" (by `pause`), "unpaused", "moved" (its worker is lost or leaves, another one
+    takes over), "resumed" (there, from `step`), "gap" (events before this one are lost), and
+    last "succeeded", "failed" or "cancelled"."""
     request_id: str
     sequence: int
     """Of the worker's events of this generation, from 1; 0 for the engine's own."""
@@ -104,6 +112,11 @@ class GenerationEvent:
     """Estimated; of "queued"."""
     step: int = 0
     """Of "progress", "preview", "checkpointed", "parked", "resumed" and "cancelled"."""
+    exactness: str = ""
+    """Of "resumed": "exact" where the result will have the bits of an undisturbed run, "close"
+    where it may differ a little, "restarted" where everything is computed anew."""
+    checkpoint_bytes: int = 0
+    """Of "checkpointed": its size."""
     preview_jpeg: bytes = b""
     """Of "preview": a JPEG file."""
     output: _output.OmniRequestOutput | None = None
@@ -218,6 +231,8 @@ def from_note(request_id: str, attempt: int, note: Note) -> GenerationEvent:
         position=message.queued.position,
         wait_seconds=message.queued.wait_seconds,
         step=_step(message),
+        exactness=_EXACTNESS.get(message.resumed.exactness, ""),
+        checkpoint_bytes=message.checkpointed.size,
         preview_jpeg=message.preview.image,
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kubediffusion import _events, errors
 
 if TYPE_CHECKING:
-    from kubediffusion import _assembly, _output, _record
+    from kubediffusion import _assembly, _interventions, _output, _record
 
 
 class _Handle:
@@ -111,6 +111,36 @@ class Generation(_Handle):
         """
         self._assembly.run(self._assembly.desk.cancel([self._record]))
 
+    def pause(self) -> None:
+        """Park it after the step under way; the event "parked" confirms it.
+
+        Its worker keeps its state and computes something else. Cancelling and checkpoints
+        work as ever.
+
+        Raises:
+            NotResumableError: It has ended, or cannot be parked.
+        """
+        self._assembly.run(self._assembly.desk.pause(self._record))
+
+    def resume(self) -> None:
+        """Let it go on after `pause`; the event "unpaused" confirms it.
+
+        Raises:
+            NotResumableError: It has ended.
+        """
+        self._assembly.run(self._assembly.desk.unpause(self._record))
+
+    def checkpoint(self) -> _interventions.CheckpointInfo:
+        """Take a checkpoint after the step under way, and wait until it is stored.
+
+        One is taken every few seconds anyway; this is for the moment before you do
+        something to the worker.
+
+        Raises:
+            NotResumableError: It has ended, or cannot be saved in its state.
+        """
+        return self._assembly.run(self._assembly.desk.checkpoint(self._record))
+
 
 class AsyncGeneration(_Handle):
     """A generation, for asynchronous code on any event loop."""
@@ -158,3 +188,33 @@ class AsyncGeneration(_Handle):
         A generation whose result is there already is not cancelled.
         """
         await self._assembly.run_async(self._assembly.desk.cancel([self._record]))
+
+    async def pause(self) -> None:
+        """Park it after the step under way; the event "parked" confirms it.
+
+        Its worker keeps its state and computes something else. Cancelling and checkpoints
+        work as ever.
+
+        Raises:
+            NotResumableError: It has ended, or cannot be parked.
+        """
+        await self._assembly.run_async(self._assembly.desk.pause(self._record))
+
+    async def resume(self) -> None:
+        """Let it go on after `pause`; the event "unpaused" confirms it.
+
+        Raises:
+            NotResumableError: It has ended.
+        """
+        await self._assembly.run_async(self._assembly.desk.unpause(self._record))
+
+    async def checkpoint(self) -> _interventions.CheckpointInfo:
+        """Take a checkpoint after the step under way, and wait until it is stored.
+
+        One is taken every few seconds anyway; this is for the moment before you do
+        something to the worker.
+
+        Raises:
+            NotResumableError: It has ended, or cannot be saved in its state.
+        """
+        return await self._assembly.run_async(self._assembly.desk.checkpoint(self._record))

@@ -11,7 +11,7 @@ from kubediffusion import _assembly, _config, _generation
 if TYPE_CHECKING:
     import types
 
-    from kubediffusion import _output, _request, _workers
+    from kubediffusion import _interventions, _output, _request, _workers
     from kubediffusion.executors import abstract, failures
 
     Given = _request.OmniDiffusionRequest | Mapping[str, Any] | str
@@ -138,6 +138,33 @@ class AsyncDiffusionEngine:
         records = await self._assembly.run_async(self._assembly.desk.known())
         return [_generation.AsyncGeneration(record, self._assembly) for record in records]
 
+    async def pause(self, request_id: str) -> None:
+        """Park a generation after the step under way; the event "parked" confirms it.
+
+        Raises:
+            GenerationNotFoundError: Nobody knows it.
+            NotResumableError: It has ended, or cannot be parked.
+        """
+        await (await self.generation(request_id)).pause()
+
+    async def resume(self, request_id: str) -> None:
+        """Let a parked generation go on; the event "unpaused" confirms it.
+
+        Raises:
+            GenerationNotFoundError: Nobody knows it.
+            NotResumableError: It has ended.
+        """
+        await (await self.generation(request_id)).resume()
+
+    async def checkpoint(self, request_id: str) -> _interventions.CheckpointInfo:
+        """Take a checkpoint of a generation after the step under way, and wait for it.
+
+        Raises:
+            GenerationNotFoundError: Nobody knows it.
+            NotResumableError: It has ended, or cannot be saved in its state.
+        """
+        return await (await self.generation(request_id)).checkpoint()
+
     async def collective_rpc(
         self,
         method: str,
@@ -168,6 +195,45 @@ class AsyncDiffusionEngine:
         """Describe the workers that are connected, or were."""
         await self.start()
         return await self._assembly.run_async(self._assembly.desk.workers())
+
+    async def drain(
+        self,
+        worker: str,
+        *,
+        policy: str = "finish-then-checkpoint",
+        budget: float | None = None,
+    ) -> str:
+        """Let a worker take no new work and empty itself.
+
+        Returns at once; `workers()` tells when it is "drained". What it had goes on
+        elsewhere. The process stays until `undrain` or its end.
+
+        Args:
+            worker: Its name.
+            policy: "finish": what runs may take its time. "checkpoint": everything is handed
+                over after the step under way. "finish-then-checkpoint": what is done within
+                the budget is finished, the rest handed over.
+            budget: In seconds; None: the worker's own.
+
+        Returns:
+            The worker's state, "draining" or "drained".
+
+        Raises:
+            InvalidRequestError: There is no such worker or policy.
+            KubediffusionError: The worker refused, or cannot be reached.
+        """
+        await self.start()
+        return await self._assembly.run_async(self._assembly.desk.drain(worker, policy, budget))
+
+    async def undrain(self, worker: str) -> str:
+        """Let a drained worker take work again; return its state.
+
+        Raises:
+            InvalidRequestError: There is no such worker.
+            KubediffusionError: The worker refused, or cannot be reached.
+        """
+        await self.start()
+        return await self._assembly.run_async(self._assembly.desk.undrain(worker))
 
     async def register_failure_callback(self, callback: failures.FailureCallback) -> None:
         """Have a function called, on a thread of its own, for every failure of a worker."""

@@ -10,7 +10,7 @@ from kubediffusion import _assembly, _config, _generation
 if TYPE_CHECKING:
     import types
 
-    from kubediffusion import _output, _request, _workers
+    from kubediffusion import _interventions, _output, _request, _workers
     from kubediffusion.executors import abstract, failures
 
     Given = _request.OmniDiffusionRequest | Mapping[str, Any] | str
@@ -138,6 +138,33 @@ class DiffusionEngine:
         records = self._assembly.run(self._assembly.desk.known())
         return [_generation.Generation(record, self._assembly) for record in records]
 
+    def pause(self, request_id: str) -> None:
+        """Park a generation after the step under way; the event "parked" confirms it.
+
+        Raises:
+            GenerationNotFoundError: Nobody knows it.
+            NotResumableError: It has ended, or cannot be parked.
+        """
+        self.generation(request_id).pause()
+
+    def resume(self, request_id: str) -> None:
+        """Let a parked generation go on; the event "unpaused" confirms it.
+
+        Raises:
+            GenerationNotFoundError: Nobody knows it.
+            NotResumableError: It has ended.
+        """
+        self.generation(request_id).resume()
+
+    def checkpoint(self, request_id: str) -> _interventions.CheckpointInfo:
+        """Take a checkpoint of a generation after the step under way, and wait for it.
+
+        Raises:
+            GenerationNotFoundError: Nobody knows it.
+            NotResumableError: It has ended, or cannot be saved in its state.
+        """
+        return self.generation(request_id).checkpoint()
+
     def collective_rpc(
         self,
         method: str,
@@ -175,6 +202,43 @@ class DiffusionEngine:
     def workers(self) -> list[_workers.WorkerInfo]:
         """Describe the workers that are connected, or were."""
         return self._assembly.run(self._assembly.desk.workers())
+
+    def drain(
+        self,
+        worker: str,
+        *,
+        policy: str = "finish-then-checkpoint",
+        budget: float | None = None,
+    ) -> str:
+        """Let a worker take no new work and empty itself.
+
+        Returns at once; `workers()` tells when it is "drained". What it had goes on
+        elsewhere. The process stays until `undrain` or its end.
+
+        Args:
+            worker: Its name.
+            policy: "finish": what runs may take its time. "checkpoint": everything is handed
+                over after the step under way. "finish-then-checkpoint": what is done within
+                the budget is finished, the rest handed over.
+            budget: In seconds; None: the worker's own.
+
+        Returns:
+            The worker's state, "draining" or "drained".
+
+        Raises:
+            InvalidRequestError: There is no such worker or policy.
+            KubediffusionError: The worker refused, or cannot be reached.
+        """
+        return self._assembly.run(self._assembly.desk.drain(worker, policy, budget))
+
+    def undrain(self, worker: str) -> str:
+        """Let a drained worker take work again; return its state.
+
+        Raises:
+            InvalidRequestError: There is no such worker.
+            KubediffusionError: The worker refused, or cannot be reached.
+        """
+        return self._assembly.run(self._assembly.desk.undrain(worker))
 
     def register_failure_callback(self, callback: failures.FailureCallback) -> None:
         """Have a function called, on a thread of its own, for every failure of a worker."""

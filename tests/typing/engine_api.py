@@ -6,6 +6,7 @@ from typing import Any, assert_type
 from kubediffusion import (
     AsyncDiffusionEngine,
     AsyncGeneration,
+    CheckpointInfo,
     DiffusionEngine,
     DiffusionExecutor,
     Generation,
@@ -70,6 +71,12 @@ def use_engine() -> None:
         for event in generation:
             assert_type(event, GenerationEvent)
             assert_type(event.output, OmniRequestOutput | None)
+        generation.pause()
+        generation.resume()
+        assert_type(generation.checkpoint(), CheckpointInfo)
+        assert_type(engine.checkpoint("id"), CheckpointInfo)
+        assert_type(engine.drain("worker-0", policy="checkpoint", budget=5.0), str)
+        assert_type(engine.undrain("worker-0"), str)
         assert_type(engine.generations(), list[Generation])
         assert_type(engine.workers(), list[WorkerInfo])
         assert_type(engine.executor, DiffusionExecutor)
@@ -86,4 +93,9 @@ async def use_async_engine() -> None:
         assert_type(await generation.result(), OmniRequestOutput)
         async for event in generation:
             assert_type(event, GenerationEvent)
+        await generation.pause()
+        await generation.resume()
+        assert_type(await generation.checkpoint(), CheckpointInfo)
+        assert_type(await engine.checkpoint("id"), CheckpointInfo)
+        assert_type(await engine.drain("worker-0"), str)
         assert_type(await engine.generation("id"), AsyncGeneration)

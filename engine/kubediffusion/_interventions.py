@@ -1,0 +1,186 @@
+"""What people ask of generations and workers while they are at it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from kubediffusion import _tracker, errors
+from kubediffusion_proto.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from kubediffusion import _core, _record, _session
+    from kubediffusion._links import protocol
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 0.2
+"""Between two looks at where a generation is, if nothing is heard of it."""
+
+POLICIES = {
+    "finish": worker_pb2.DRAIN_POLICY_FINISH,
+    "checkpoint": worker_pb2.DRAIN_POLICY_CHECKPOINT,
+    "finish-then-checkpoint": worker_pb2.DRAIN_POLICY_FINISH_THEN_CHECKPOINT,
+}
+"""How a worker can be emptied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint that was taken."""
+
+    request_id: str
+    worker: str
+    """Where it was taken."""
+    step: int
+    """Steps that were done."""
+    size: int
+    """In bytes."""
+    sha256: str
+    """Of the file, hexadecimal."""
+    fingerprint: str
+    """What going on from it must be done with, for equal bits."""
+
+
+class Interventions:
+    """Carries wishes to the workers that they concern.
+
+    Args:
+        core: Knows who has what.
+    """
+
+    def __init__(self, core: _core.Core) -> None:
+        self._core = core
+
+    async def pause(self, record: _record.Record) -> None:
+        """Have a generation parked at its next step.
+
+        Raises:
+            NotResumableError: It has ended, or its worker cannot park it.
+        """
+        request = worker_pb2.PauseGenerationRequest(
+            caller=self._core.caller, request_id=record.request_id
+        )
+        await self._ask(record, lambda link: link.pause_generation(request))
+
+    async def unpause(self, record: _record.Record) -> None:
+        """Let a parked generation go on.
+
+        Raises:
+            NotResumableError: It has ended.
+        """
+        request = worker_pb2.UnpauseGenerationRequest(
+            caller=self._core.caller, request_id=record.request_id
+        )
+        await self._ask(record, lambda link: link.unpause_generation(request))
+
+    async def checkpoint(self, record: _record.Record) -> CheckpointInfo:
+        """Have a checkpoint taken after the step under way, and wait for it.
+
+        Raises:
+            NotResumableError: It has ended, or cannot be saved in its state.
+        """
+        request = worker_pb2.TakeCheckpointRequest(
+            caller=self._core.caller, request_id=record.request_id
+        )
+
+        async def take(link: protocol.WorkerLink) -> CheckpointInfo:
+            taken = (await link.take_checkpoint(request)).checkpoint
+            return CheckpointInfo(
+                request_id=record.request_id,
+                worker=link.name,
+                step=taken.step,
+                size=taken.size,
+                sha256=taken.sha256,
+                fingerprint=taken.fingerprint,
+            )
+
+        return await self._ask(record, take)
+
+    async def drain(self, worker: str, policy: str, budget: float | None) -> str:
+        """Let a worker take no new work and empty itself; return its state.
+
+        Raises:
+            InvalidRequestError: There is no such worker or policy.
+        """
+        request = worker_pb2.DrainRequest(caller=self._operator(), policy=policy_of(policy))
+        if budget is not None:
+            if not 0 <= budget < 1e9:
+                raise errors.InvalidRequestError.at("budget", f"must be 0 or more; found {budget}")
+            request.budget.FromNanoseconds(round(budget * 1e9))
+        return state_name((await self._session(worker).link.drain(request)).state)
+
+    async def undrain(self, worker: str) -> str:
+        """Let a drained worker take work again; return its state.
+
+        Raises:
+            InvalidRequestError: There is no such worker.
+        """
+        request = worker_pb2.UndrainRequest(caller=self._operator())
+        return state_name((await self._session(worker).link.undrain(request)).state)
+
+    def _operator(self) -> worker_pb2.Caller:
+        # A worker may be shared: whoever drains it speaks for no engine.
+        return worker_pb2.Caller(engine_id=self._core.engine_id, role=worker_pb2.ROLE_OPERATOR)
+
+    def _session(self, worker: str) -> _session.Session:
+        sessions = {session.link.name: session for session in self._core.sessions}
+        if worker not in sessions:
+            known = ", ".join(sorted(sessions)) or "none"
+            raise errors.InvalidRequestError.at(
+                "worker", f"must be the name of a connected worker ({known}); found {worker!r:.80}"
+            )
+        return sessions[worker]
+
+    async def _ask(
+        self,
+        record: _record.Record,
+        call: Callable[[protocol.WorkerLink], Awaitable[T]],
+    ) -> T:
+        """Call the worker that has a generation, wherever it is by then."""
+        while True:
+            self._core.check_running()
+            check_unfinished(record)
+            tracker = record.tracker
+            if tracker.phase is _tracker.Phase.RUNNING and tracker.seat is not None:
+                session = self._core.session_at(tracker.seat)
+                if session is not None:
+                    # What ends with its worker or is just being moved will be elsewhere soon.
+                    with contextlib.suppress(
+                        errors.WorkerGoneError, errors.GenerationNotFoundError
+                    ):
+                        return await call(session.link)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(record.changed(), LOOK_SECONDS)
+
+
+def check_unfinished(record: _record.Record) -> None:
+    """Refuse what cannot be done after the end.
+
+    Raises:
+        NotResumableError: The generation has ended.
+    """
+    if record.tracker.phase in (_tracker.Phase.FETCHING, _tracker.Phase.ENDED):
+        raise errors.NotResumableError(f"generation {record.request_id!r} has ended")
+
+
+def policy_of(name: str) -> worker_pb2.DrainPolicy:
+    """Return a policy by its name.
+
+    Raises:
+        InvalidRequestError: There is none.
+    """
+    policy = POLICIES.get(name.replace("_", "-"))
+    if policy is None:
+        raise errors.InvalidRequestError.at(
+            "policy", f"must be one of {', '.join(POLICIES)}; found {name!r:.80}"
+        )
+    return policy
+
+
+def state_name(state: worker_pb2.WorkerState) -> str:
+    """Return the state of a worker as users read it."""
+    return worker_pb2.WorkerState.Name(state).removeprefix("WORKER_STATE_").lower()
