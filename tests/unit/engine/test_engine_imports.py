@@ -10,6 +10,7 @@ from kubediffusion_wire import errors as wire_errors
 PUBLIC = [
     "AsyncDiffusionEngine",
     "AsyncGeneration",
+    "CheckpointInfo",
     "DiffusionEngine",
     "DiffusionExecutor",
     "ExternalDiffusionExecutor",
