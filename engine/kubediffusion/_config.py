@@ -79,10 +79,10 @@ class OmniDiffusionConfig:
     """Keep single layers in main memory while they are not in use: slow, least memory."""
 
     vae_use_slicing: bool = False
-    """Decode one image at a time."""
+    """Decode one image or frame at a time: less memory."""
 
     vae_use_tiling: bool = False
-    """Decode large images in tiles; changes their pixels slightly."""
+    """Decode large images in tiles: less memory, slightly other pixels."""
 
     enforce_eager: bool = True
     """False compiles the denoiser with torch.compile."""

@@ -96,6 +96,12 @@ def _model_options(command: F) -> F:
             help="What waits in the CPU's memory: nothing, whole models, or modules.",
         ),
         click.option("--compile", is_flag=True, help="Compile the denoiser: slow first steps."),
+        click.option("--vae-slicing", is_flag=True, help="Decode one frame at a time."),
+        click.option(
+            "--vae-tiling",
+            is_flag=True,
+            help="Decode large images in tiles: less memory, slightly other pixels.",
+        ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch."),
         click.option(
             "--lora", "loras", multiple=True, metavar="NAME=SOURCE", help="Load a LoRA adapter."
@@ -206,6 +212,8 @@ def _worker(given: Mapping[str, Any]) -> config.WorkerConfig:  # see _command
             device=given["device"],
             offload=given["offload"],
             compile=given["compile"],
+            vae_slicing=given["vae_slicing"],
+            vae_tiling=given["vae_tiling"],
             variant=given["variant"],
             revision=given["revision"],
         ),

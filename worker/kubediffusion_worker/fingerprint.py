@@ -49,6 +49,8 @@ def facts(
         "attention": str(constants.DIFFUSERS_ATTN_BACKEND),
         "compile": str(config.compile),
         "offload": config.offload,
+        "vae_slicing": str(config.vae_slicing),
+        "vae_tiling": str(config.vae_tiling),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "batch_shape": "single",
     }

@@ -35,6 +35,7 @@ def load(config: model.ModelConfig) -> pipeline.SharedPipeline:
         # torch_dtype, the only name that all releases of diffusers know.
         warnings.simplefilter("ignore")
         loaded = _from_folder(folder, config, _dtype(config, device))
+    _save_memory_in_vae(loaded, config)
     _place(loaded, config, device)
     return pipeline.SharedPipeline(
         loaded,
@@ -141,7 +142,8 @@ def _from_folder(
     except ImportError as error:
         raise model.ModelLoadError(
             "MISSING_PACKAGE",
-            f"model {config.model!r} needs a package that is not installed: {model.one_line(error)}",
+            f"model {config.model!r} needs a package that is not installed: "
+            f"{model.one_line(error)}",
         ) from None
     except Exception as error:
         # safetensors raises an error of its own class, right below Exception.
@@ -157,6 +159,29 @@ def _unloadable(config: model.ModelConfig, error: Exception) -> model.ModelLoadE
     return model.ModelLoadError(
         "MODEL_BROKEN", f"model {config.model!r} cannot be loaded: {model.one_line(error)}"
     )
+
+
+def _save_memory_in_vae(
+    loaded: pipeline_utils.DiffusionPipeline, config: model.ModelConfig
+) -> None:
+    """Lets the VAE work on one image, or on one tile of it, at a time."""
+    vae = loaded.components.get("vae")
+    for is_wanted, flag, name in (
+        (config.vae_slicing, "--vae-slicing", "enable_slicing"),
+        (config.vae_tiling, "--vae-tiling", "enable_tiling"),
+    ):
+        if not is_wanted:
+            continue
+        try:
+            getattr(vae, name)()
+        # The class lacks the method, or has one that only says so.
+        except (AttributeError, NotImplementedError):
+            found = "none" if vae is None else type(vae).__name__
+            raise model.ModelLoadError(
+                "VAE_REFUSED",
+                f"model {config.model!r} must have a VAE that can do {flag}; found {found}; "
+                "leave the flag out",
+            ) from None
 
 
 def _place(

@@ -44,6 +44,10 @@ class ModelConfig:
     """What stays in the CPU's memory until it is needed: nothing, whole models, or modules."""
     compile: bool = False
     """Compile the denoiser, its repeated blocks where it names them: slow first steps."""
+    vae_slicing: bool = False
+    """Let the VAE work on one image or frame of a batch at a time."""
+    vae_tiling: bool = False
+    """Let the VAE work on large images in tiles, whose seams change pixels slightly."""
     variant: str = ""
     """The variant of the weight files, for example "fp16"; empty: the default files."""
     revision: str = ""

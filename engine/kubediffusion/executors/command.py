@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
 
 _RESERVED = ("listen", "name", "parent_fd", "registry", "tls_cert", "tls_key", "tls_ca")
 """Flags that the executor itself decides on."""
-
-_WITHOUT_FLAG = ("vae_use_slicing", "vae_use_tiling")
-"""Names of the configuration that workers cannot honour yet."""
 
 _GPU_PATTERN = re.compile(r"nvidia[0-9]+")
 
@@ -38,20 +34,11 @@ def model_flags(config: _config.OmniDiffusionConfig) -> list[str]:
         flags += [flag, value] if value else []
     flags += ["--offload", _offload(config)] if _offload(config) != "none" else []
     flags += [] if config.enforce_eager else ["--compile"]
+    flags += ["--vae-slicing"] if config.vae_use_slicing else []
+    flags += ["--vae-tiling"] if config.vae_use_tiling else []
     for name, source in _settings.adapter_sources(config).items():
         flags += ["--lora", f"{name}={source}"]
     return [*flags, *_further(config.worker_options)]
-
-
-def warn_of_the_ignored(config: _config.OmniDiffusionConfig) -> None:
-    """Warn of what is asked for, but has no flag of the worker yet."""
-    asked = [name for name in _WITHOUT_FLAG if getattr(config, name)]
-    if asked:
-        warnings.warn(
-            f"workers do not honour {' and '.join(asked)} yet: the VAE decodes as it is",
-            UserWarning,
-            stacklevel=2,
-        )
 
 
 def count(config: _config.OmniDiffusionConfig) -> int:

@@ -34,7 +34,6 @@ class MultiProcDiffusionExecutor(linked.LinkedExecutor):
     """Seconds that a worker gets to end by itself; the engine has let go of its work."""
 
     def _init_executor(self) -> None:
-        command.warn_of_the_ignored(self.config)
         self._flags = command.model_flags(self.config)
         self._shares = command.shares(self.config, machine.this_one())
         self._folder: _sockets.SocketFolder | None = None

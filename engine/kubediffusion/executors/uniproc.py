@@ -30,7 +30,6 @@ class UniProcDiffusionExecutor(linked.LinkedExecutor):
     """Seconds that running work gets at shutdown; the engine has let go of it."""
 
     def _init_executor(self) -> None:
-        command.warn_of_the_ignored(self.config)
         if command.count(self.config) != 1:
             raise errors.ConfigError(
                 f"num_gpus must be 1 for backend 'uni', which is one worker in this process; "

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -13,6 +14,9 @@ import run_observers
 import zoo
 import zoo_requests
 from kubediffusion_worker import model, pipeline, runs
+
+LARGE = {"height": 48, "width": 48}
+"""In pixels; the tiles of the VAE have 32 x 32."""
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in zoo.FOREIGN_WARNINGS]
 
@@ -34,8 +38,8 @@ def load(folder: pathlib.Path | str, **config: Any) -> pipeline.SharedPipeline:
     return model.load(model.ModelConfig(model=str(folder), **options))
 
 
-def picture(shared: pipeline.SharedPipeline) -> bytes:
-    spec = zoo_requests.spec_of(zoo.shared("sd15"))
+def picture(shared: pipeline.SharedPipeline, **fields: Any) -> bytes:
+    spec = zoo_requests.spec_of(zoo.shared("sd15"), **fields)
     attempt = shared.start_run(spec, seed=0, observer=run_observers.Recorder())
     return bytes(attempt.execute().outputs[0].data)
 
@@ -219,6 +223,44 @@ def test_offloaded_pipeline_survives_a_cancel(saved: pathlib.Path) -> None:
 def test_offloading_module_by_module_needs_a_gpu(saved: pathlib.Path) -> None:
     with pytest.raises(model.ModelLoadError, match="needs a GPU"):
         load(saved, offload="sequential")
+
+
+def test_large_pictures_are_decoded_in_tiles_where_that_is_wanted(saved: pathlib.Path) -> None:
+    specimen = zoo.build("sd15")
+    specimen.arguments.update(LARGE)
+    specimen.pipeline.vae.enable_tiling()
+    plain = zoo_requests.arrays_of_plain(zoo.call_plainly(specimen))[0].tobytes()
+    tiled, whole = load(saved, vae_tiling=True), load(saved)
+    assert picture(tiled, **LARGE) == plain != picture(whole, **LARGE)
+    assert tiled.fingerprint != whole.fingerprint
+
+
+def test_frames_are_decoded_one_by_one_where_that_is_wanted(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo.build("animatediff").pipeline.save_pretrained(tmp_path)
+    spec = zoo_requests.spec_of(zoo.shared("animatediff"), num_frames=2)
+    sizes: list[int] = []
+    decode = diffusers.AutoencoderKL._decode
+
+    def counted(vae: Any, latents: torch.Tensor, *args: Any) -> Any:  # Any: diffusers' own
+        sizes.append(len(latents))
+        return decode(vae, latents, *args)
+
+    monkeypatch.setattr(diffusers.AutoencoderKL, "_decode", counted)
+    sliced, whole = load(tmp_path, vae_slicing=True), load(tmp_path)
+    for shared in (sliced, whole):
+        shared.start_run(spec, seed=0, observer=run_observers.Recorder()).execute()
+    assert sizes == [1, 1, 2]
+    assert sliced.fingerprint != whole.fingerprint
+
+
+@pytest.mark.parametrize("flag", ["vae_slicing", "vae_tiling"])
+def test_pipeline_whose_vae_cannot_save_memory_is_named(tmp_path: pathlib.Path, flag: str) -> None:
+    zoo.build("ddpm").pipeline.save_pretrained(tmp_path)
+    with pytest.raises(model.ModelLoadError, match=f"--{flag.replace('_', '-')}; found") as caught:
+        load(tmp_path, **{flag: True})
+    assert caught.value.reason == "VAE_REFUSED"
 
 
 def test_pipeline_is_ready_for_inference(saved: pathlib.Path) -> None:

@@ -42,6 +42,8 @@ def test_a_plain_configuration_gives_few_flags() -> None:
             ["--offload", "sequential"],
         ),
         ({"enforce_eager": False}, ["--compile"]),
+        ({"vae_use_slicing": True}, ["--vae-slicing"]),
+        ({"vae_use_tiling": True}, ["--vae-tiling"]),
         ({"lora_path": {"a": "x", "b": "y"}}, ["--lora", "a=x", "--lora", "b=y"]),
         ({"worker_options": {"max_queued": 5}}, ["--max-queued", "5"]),
         ({"worker_options": {"--log-level": "DEBUG"}}, ["--log-level", "DEBUG"]),
@@ -51,12 +53,6 @@ def test_a_plain_configuration_gives_few_flags() -> None:
 )
 def test_options_become_flags(options: dict[str, Any], flags: list[str]) -> None:
     assert command.model_flags(config(**options))[6:] == flags
-
-
-def test_what_workers_cannot_honour_yet_is_said() -> None:
-    with pytest.warns(UserWarning, match="vae_use_slicing and vae_use_tiling"):
-        command.warn_of_the_ignored(config(vae_use_slicing=True, vae_use_tiling=True))
-    command.warn_of_the_ignored(config())
 
 
 def test_a_model_must_be_named() -> None:

@@ -29,6 +29,7 @@ def test_a_model_is_enough() -> None:
 def test_every_part_can_be_said() -> None:
     found = parsed(
         *("--dtype", "float16", "--device", "cuda:1", "--offload", "model", "--compile"),
+        *("--vae-slicing", "--vae-tiling"),
         *("--variant", "fp16", "--revision", "main", "--threads", "3"),
         *("--lora", "style=folder", "--lora", "other=hub/id"),
         *("--name", "w0", "--listen", "unix:/run/w.sock", "--http", "127.0.0.1:0"),
@@ -37,6 +38,7 @@ def test_every_part_can_be_said() -> None:
     )
     wanted = found.worker.model
     assert (wanted.dtype, wanted.device, wanted.offload) == ("float16", "cuda:1", "model")
+    assert (wanted.vae_slicing, wanted.vae_tiling) == (True, True)
     assert (wanted.compile, wanted.variant, wanted.revision) == (True, "fp16", "main")
     assert [(each.name, each.source) for each in found.worker.adapters] == [
         ("style", "folder"),

@@ -35,6 +35,8 @@ def test_facts_name_what_bits_depend_on() -> None:
         "dtype",
         "attention",
         "compile",
+        "vae_slicing",
+        "vae_tiling",
         "matmul_precision",
         "batch_shape",
         "device",
