@@ -46,23 +46,13 @@ def lenient(
     """
 
     def decorate(cls: type[T]) -> type[T]:
-        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # a dataclass
+        known = frozenset(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # a dataclass
+        names = _Names(cls.__name__, known, aliases, ignored, error)
         original = cls.__init__
-
-        def unknown(name: str, value: object) -> Exception:
-            return error(name, unknown_name(cls.__name__, name, value, known | set(aliases)))
 
         @functools.wraps(original)
         def init(self: T, *args: Any, **options: Any) -> None:  # Any: the dataclass checks
-            kept: dict[str, Any] = {}
-            without_effect: dict[str, Any] = {}
-            for name, value in options.items():
-                field = aliases.get(name, name)
-                if field != name and field in options:
-                    raise error(name, f"{cls.__name__} got both {name!r} and {field!r}")
-                if field not in known and field not in ignored:
-                    raise unknown(name, value)
-                (kept if field in known else without_effect)[field] = value
+            kept, without_effect = names.sort(options)
             original(self, *args, **kept)
             _accept(self, without_effect, ignored)
 
@@ -73,13 +63,42 @@ def lenient(
             elif field in ignored:
                 _accept(self, {field: value}, ignored)
             else:
-                raise unknown(name, value)
+                raise names.unknown(name, value)
 
         setattr(cls, "__init__", init)  # noqa: B010 # mypy forbids the assignment
         setattr(cls, "__setattr__", set_attribute)  # noqa: B010 # the same
         return cls
 
     return decorate
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Names:
+    """What a dataclass does with each name; see `lenient`."""
+
+    owner: str
+    known: frozenset[str]
+    aliases: Mapping[str, str]
+    ignored: Mapping[str, str]
+    error: Callable[[str, str], Exception]
+
+    def sort(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the fields among options, and what is accepted without effect."""
+        kept: dict[str, Any] = {}
+        without_effect: dict[str, Any] = {}
+        for name, value in options.items():
+            field = self.aliases.get(name, name)
+            if field != name and field in options:
+                raise self.error(name, f"{self.owner} got both {name!r} and {field!r}")
+            if field not in self.known and field not in self.ignored:
+                raise self.unknown(name, value)
+            (kept if field in self.known else without_effect)[field] = value
+        return kept, without_effect
+
+    def unknown(self, name: str, value: object) -> Exception:
+        """Make the error about an unknown name."""
+        text = unknown_name(self.owner, name, value, self.known | set(self.aliases))
+        return self.error(name, text)
 
 
 def _accept(target: object, options: Mapping[str, object], ignored: Mapping[str, str]) -> None:

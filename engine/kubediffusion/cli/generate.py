@@ -5,7 +5,7 @@ import itertools
 import json
 import pathlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -124,15 +124,19 @@ def generate(
         identifiers.check_request_id(name)
     with displays.choose(is_silent=is_json) as display:
         outcomes = asyncio.run(running.run(given, reach, display, timeout=timeout))
+    _tell(outcomes, is_json=is_json)
+    return max(outcome.code for outcome in outcomes)
+
+
+def _tell(outcomes: Sequence[order.Outcome], *, is_json: bool) -> None:
     if is_json:
         click.echo(json.dumps([row for o in outcomes for row in o.rows()], indent=2))
-    else:
-        for outcome in outcomes:
-            for line in outcome.lines():
-                click.echo(line)
-        for line in order.complaints(outcomes):
-            click.echo(line, err=True)
-    return max(outcome.code for outcome in outcomes)
+        return
+    for outcome in outcomes:
+        for line in outcome.lines():
+            click.echo(line)
+    for line in order.complaints(outcomes):
+        click.echo(line, err=True)
 
 
 def _drawn_ids() -> Iterator[str]:
