@@ -7,6 +7,7 @@ placement about workers, the merge about what a worker turns out to hold.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Coroutine, Sequence
@@ -16,11 +17,11 @@ from kubediffusion import (
     _acks,
     _actions,
     _beginning,
+    _changes,
     _dispatch,
     _events,
     _fleet,
     _instructions,
-    _journal,
     _ledger,
     _lora,
     _news,
@@ -390,17 +391,20 @@ class Core:
         self, record: _record.Record, instruction: _instructions.Instruction
     ) -> None:
         match instruction:
-            case _instructions.WriteWaiting(attempt, strikes):
-                self._ledger.write(record, _journal.Waiting(record.request_id, attempt, strikes))
+            case _instructions.WriteWaiting(attempt, strikes, deaths):
+                change = _changes.Waiting(record.request_id, attempt, strikes, json.dumps(deaths))
+                self._ledger.write(record, change)
                 self._moved(record)
             case _instructions.WritePlaced(seat, attempt):
-                change = _journal.Placed(record.request_id, *seat, attempt)
+                change = _changes.Placed(record.request_id, *seat, attempt)
                 self._ledger.write(record, change)
             case _instructions.WriteAccepted(seat):
                 record.worker = seat.worker
-                self._ledger.write(record, _journal.Accepted(record.request_id, *seat))
+                self._ledger.write(record, _changes.Accepted(record.request_id, *seat))
             case _instructions.WriteCancelling():
-                self._ledger.write(record, _journal.Cancelling(record.request_id))
+                self._ledger.write(record, _changes.Cancelling(record.request_id))
+            case _instructions.WritePaused(is_paused):
+                self._ledger.write(record, _changes.Paused(record.request_id, is_paused))
             case _instructions.WriteEnded():
                 self._end(record, instruction)
             case _instructions.Queue(failures):
@@ -411,6 +415,10 @@ class Core:
                 self._actions.ask(record, seat)
             case _instructions.Cancel(seat):
                 self._actions.cancel(record, seat)
+            case _instructions.Pause() | _instructions.DropCheckpoint():
+                pass
+            case _instructions.Salvage(seat):
+                self.feed(record, _stimuli.Salvaged(seat))
             case _instructions.Fetch(seat):
                 record.worker = seat.worker
                 self._actions.fetch(record, seat)

@@ -8,11 +8,24 @@ from kubediffusion import _stimuli
 from kubediffusion_wire import errors
 
 
+class Death(NamedTuple):
+    """A worker that was lost under a generation which made no progress there."""
+
+    attempt: int
+    worker: str
+    step: int
+    """That had been reached."""
+    resumed_from: int
+    """Step of the checkpoint that the attempt went on from; 0 for none."""
+
+
 class WriteWaiting(NamedTuple):
     """Journal that no worker has the request."""
 
     attempt: int
     strikes: int
+    deaths: tuple[Death, ...] = ()
+    """The evidence for the strikes."""
 
 
 class WritePlaced(NamedTuple):
@@ -30,6 +43,12 @@ class WriteAccepted(NamedTuple):
 
 class WriteCancelling(NamedTuple):
     """Journal that the user wants no result."""
+
+
+class WritePaused(NamedTuple):
+    """Journal whether the generation is to rest."""
+
+    is_paused: bool
 
 
 class WriteEnded(NamedTuple):
@@ -66,6 +85,22 @@ class Cancel(NamedTuple):
     seat: _stimuli.Seat
 
 
+class Pause(NamedTuple):
+    """Ask the worker to let the generation rest."""
+
+    seat: _stimuli.Seat
+
+
+class Salvage(NamedTuple):
+    """Get the newest checkpoint before the worker may forget it."""
+
+    seat: _stimuli.Seat
+
+
+class DropCheckpoint(NamedTuple):
+    """Keep the checkpoint no longer that the attempt should have gone on from."""
+
+
 class Fetch(NamedTuple):
     """Get the result, and store it where results are kept."""
 
@@ -90,11 +125,15 @@ Instruction = (
     | WritePlaced
     | WriteAccepted
     | WriteCancelling
+    | WritePaused
     | WriteEnded
     | Queue
     | Submit
     | Ask
     | Cancel
+    | Pause
+    | Salvage
+    | DropCheckpoint
     | Fetch
     | Ack
     | Publish

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from kubediffusion import _instructions, _journal, _record, _stimuli, errors
+from kubediffusion import _changes, _instructions, _record, _stimuli, errors
 from kubediffusion_wire import errors as wire_errors
 
 if TYPE_CHECKING:
-    from kubediffusion import _settings
+    from kubediffusion import _journal, _settings
     from kubediffusion_proto.v1 import worker_pb2
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Ledger:
                     record.claim(order)
             batch[order.request_id] = record
         self._check_room(fresh)
-        self.journal.write([_journal.Added(record.entry()) for record in fresh])
+        self.journal.write([_changes.Added(record.entry()) for record in fresh])
         self._write_claims(claimed)
         for record in fresh:
             self._keep(record)
@@ -139,10 +139,10 @@ class Ledger:
             generation, seat, max_attempts=self._settings.max_attempts
         )
         self._keep(record)
-        self.write(record, _journal.Added(record.entry()))
+        self.write(record, _changes.Added(record.entry()))
         return record
 
-    def write(self, record: _record.Record, change: _journal.Change) -> bool:
+    def write(self, record: _record.Record, change: _changes.Change) -> bool:
         """Write a change down; False where the storage fails, which is logged once."""
         try:
             self.journal.write([change])
@@ -210,7 +210,7 @@ class Ledger:
                 self._unclaimed -= 1
             yield record
 
-    def _of_entry(self, entry: _journal.Entry) -> _record.Record:
+    def _of_entry(self, entry: _changes.Entry) -> _record.Record:
         return _record.Record.of_entry(entry, max_attempts=self._settings.max_attempts)
 
     def _keep(self, record: _record.Record) -> None:
@@ -259,10 +259,10 @@ class Ledger:
             entry = record.entry()
             self._bytes += record.size
             if entry.spec is not None:
-                change = _journal.Claimed(record.request_id, record.digest, entry.spec)
+                change = _changes.Claimed(record.request_id, record.digest, entry.spec)
                 self.write(record, change)
 
-    def _write_later(self, record: _record.Record, change: _journal.Change) -> None:
+    def _write_later(self, record: _record.Record, change: _changes.Change) -> None:
         def write_again() -> None:
             if not self.write(record, change):
                 self._write_later(record, change)
@@ -270,11 +270,11 @@ class Ledger:
         asyncio.get_running_loop().call_later(REWRITE_SECONDS, write_again)
 
 
-def _ended(record: _record.Record, instruction: _instructions.WriteEnded) -> _journal.Ended:
+def _ended(record: _record.Record, instruction: _instructions.WriteEnded) -> _changes.Ended:
     error = instruction.error
     is_success = instruction.ending is _stimuli.Ending.SUCCEEDED
     header = record.header if is_success else None
-    return _journal.Ended(
+    return _changes.Ended(
         record.request_id,
         instruction.ending.value,
         time.time(),

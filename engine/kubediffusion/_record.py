@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from kubediffusion import _events, _journal, _placement, _stimuli, _tracker
+from kubediffusion import (
+    _changes,
+    _events,
+    _instructions,
+    _placement,
+    _stimuli,
+    _tables,
+    _tracker,
+)
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 
@@ -55,6 +64,14 @@ class Record:
         self.min_exactness: worker_pb2.Exactness = worker_pb2.EXACTNESS_UNSPECIFIED
         self.output_type = "pil"
         self.is_anonymous = False
+        self.checkpoints: tuple[_changes.Checkpoint, ...] = ()
+        """Those that are kept, newest first."""
+        self.resuming: _changes.Checkpoint | None = None
+        """What the current attempt was told to go on from."""
+        self.heard = 0.0
+        """When the current attempt last gave a sign of life, on the loop's clock."""
+        self.waiting_for = ""
+        """Why no worker takes it, in words; empty where one does or soon will."""
         self.log = _events.EventLog()
         self.state = _events.GenerationState.PENDING
         self.progress: _events.Progress | None = None
@@ -93,7 +110,7 @@ class Record:
         return record
 
     @classmethod
-    def of_entry(cls, entry: _journal.Entry, *, max_attempts: int) -> Record:
+    def of_entry(cls, entry: _changes.Entry, *, max_attempts: int) -> Record:
         """Make the record of a journaled request."""
         tracker = _tracker.Tracker(
             max_attempts=max_attempts,
@@ -101,6 +118,8 @@ class Record:
             strikes=entry.strikes,
             is_cancelling=entry.is_cancelling,
             can_resubmit=entry.spec is not None,
+            deaths=tuple(_instructions.Death(*each) for each in json.loads(entry.deaths)),
+            is_paused=entry.is_paused,
         )
         record = cls(
             entry.request_id, tracker=tracker, digest=entry.digest, submitted=entry.submitted
@@ -149,10 +168,10 @@ class Record:
         self.digest = self.digest or order.digest
         self._set_spec(order.spec)
 
-    def entry(self) -> _journal.Entry:
+    def entry(self) -> _changes.Entry:
         """Return what the journal is to know of a record that has not ended."""
         seat = self.tracker.seat or _stimuli.Seat("", "")
-        return _journal.Entry(
+        return _changes.Entry(
             request_id=self.request_id,
             digest=self.digest,
             spec=None if self.spec is None else self.spec.SerializeToString(deterministic=True),
@@ -164,6 +183,7 @@ class Record:
             worker=seat.worker,
             incarnation=seat.incarnation,
             is_accepted=self.tracker.is_accepted,
+            is_paused=self.tracker.is_paused,
         )
 
     @property
@@ -188,7 +208,7 @@ class Record:
         self.state = _ENDINGS[ending]
         self.error = error
         self.is_published = True
-        if self.spec is not None and self.size > _journal.MAX_KEPT_SPEC_BYTES:
+        if self.spec is not None and self.size > _tables.MAX_KEPT_SPEC_BYTES:
             self.spec = worker_pb2.GenerationSpec(prompt=self.prompt)
         self.note(ending.value, self.worker, self.last_event)
 
@@ -215,7 +235,7 @@ class Record:
         elif kind == worker_pb2.OUTPUT_TYPE_FLOAT and self.output_type == "pil":
             self.output_type = "np"
 
-    def _restore_ending(self, entry: _journal.Entry) -> None:
+    def _restore_ending(self, entry: _changes.Entry) -> None:
         ending = _stimuli.Ending(entry.ending)
         self.tracker.phase = _tracker.Phase.ENDED
         if entry.result is not None:

@@ -88,8 +88,24 @@ class Finished(NamedTuple):
     """Why it failed."""
 
 
+class Resumed(NamedTuple):
+    """The generation has caught up with the checkpoint that it goes on from."""
+
+    seat: Seat
+    step: int
+    """0 where it began anew."""
+
+
 class HandedOver(NamedTuple):
     """A worker that has to leave gave the generation back."""
+
+    seat: Seat
+    is_safe: bool = True
+    """Whether this engine has all that the worker keeps of it."""
+
+
+class Salvaged(NamedTuple):
+    """The checkpoint of a generation that was handed over is here, or cannot be had."""
 
     seat: Seat
 
@@ -119,8 +135,22 @@ class Unreachable(NamedTuple):
     seat: Seat
 
 
+class Hung(NamedTuple):
+    """A worker is within reach, and its compute thread has not moved for too long."""
+
+    seat: Seat
+
+
 class CancelAsked(NamedTuple):
     """The user wants no result."""
+
+
+class PauseAsked(NamedTuple):
+    """The user, or somebody at the worker, wants the generation to rest."""
+
+
+class UnpauseAsked(NamedTuple):
+    """The generation is to go on."""
 
 
 class DeadlinePassed(NamedTuple):
@@ -143,12 +173,17 @@ Stimulus = (
     | Listed
     | Missing
     | Finished
+    | Resumed
     | HandedOver
+    | Salvaged
     | Fetched
     | FetchFailed
     | Lost
     | Unreachable
+    | Hung
     | CancelAsked
+    | PauseAsked
+    | UnpauseAsked
     | DeadlinePassed
     | Contradicted
 )

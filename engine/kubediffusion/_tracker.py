@@ -4,12 +4,14 @@ A stimulus goes in, instructions come out, to be carried out in order; whatever 
 about comes back as the next stimulus. Nothing here reads a clock, draws a number or calls a
 worker, so every order of events can be tried in a test.
 
-Three rules are kept in whatever order stimuli come:
+Four rules are kept in whatever order stimuli come:
 
 - a request ends once, with the first result that was fetched whole;
 - nothing is acknowledged before what it leads to is in the journal;
 - a request is handed to another worker only when the one before is known to be gone, to have
-  lost it, or to be out of reach for too long.
+  lost it, to be out of reach for too long, or to be stuck;
+- what a worker hands over is not acknowledged before its checkpoint is here, while that worker
+  can still give it.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ class Phase(enum.Enum):
     """A predecessor of this engine handed it to a worker that was not asked yet."""
     RUNNING = "running"
     """A worker has it, queued or running."""
+    SALVAGING = "salvaging"
+    """A worker handed it over; its checkpoint is being fetched."""
     FETCHING = "fetching"
     """It succeeded; its result is being fetched."""
     ENDED = "ended"
@@ -66,12 +70,20 @@ class Tracker:
     total: int = 0
     is_started: bool = False
     """Whether the compute thread has begun the current attempt."""
-    reached: int = 0
-    """Highest step of all attempts."""
+    resumed_from: int = 0
+    """Step of the checkpoint that the current attempt went on from; 0 for none."""
     failures: int = 0
     """Placements in a row that came to nothing."""
     strays: set[_stimuli.Seat] = field(default_factory=set)
     """Other seats at which the generation may still be alive."""
+    dismissed: set[_stimuli.Seat] = field(default_factory=set)
+    """Seats that were told to cancel although the user did not ask for it."""
+    deaths: tuple[_instructions.Death, ...] = ()
+    """The evidence for the strikes."""
+    is_paused: bool = False
+    """Whether it is to rest until the user says otherwise."""
+    is_late: bool = False
+    """Whether its deadline has passed."""
 
     def handle(self, stimulus: _stimuli.Stimulus) -> tuple[_instructions.Instruction, ...]:
         """Take note of what happened and return what to do, in order."""
@@ -135,7 +147,12 @@ class Tracker:
             self.is_started = True
             self.failures = 0
             self.step, self.total = stimulus.step, stimulus.total
-            self.reached = max(self.reached, stimulus.step)
+        yield from ()
+
+    def _resumed(self, stimulus: _stimuli.Resumed) -> Instructions:
+        if stimulus.seat == self.seat:
+            self.is_started = True
+            self.step = self.resumed_from = stimulus.step
         yield from ()
 
     def _listed(self, stimulus: _stimuli.Listed) -> Instructions:
@@ -143,17 +160,22 @@ class Tracker:
 
     def _noticed(self, seat: _stimuli.Seat) -> Instructions:
         """The generation is alive at a seat."""
-        if self.phase is Phase.WAITING:
+        if self.phase is Phase.WAITING and seat not in self.dismissed:
             # A worker that had been given up is back before another one took over.
             self._sit(seat, Phase.SUBMITTING, is_accepted=False)
             self.strays.discard(seat)
             yield _instructions.WritePlaced(seat, self.attempt)
             yield from self._confirm(seat)
         elif self.seat is None or seat.incarnation != self.seat.incarnation:
-            self.strays.add(seat)
-            yield _instructions.Cancel(seat)
-        elif self.phase is not Phase.FETCHING:
+            yield from self._dismiss(seat)
+        elif self.phase not in (Phase.FETCHING, Phase.SALVAGING):
             yield from self._confirm(seat)
+
+    def _dismiss(self, seat: _stimuli.Seat) -> Instructions:
+        """Stop the generation where it is not wanted any more."""
+        self.strays.add(seat)
+        self.dismissed.add(seat)
+        yield _instructions.Cancel(seat)
 
     def _confirm(self, seat: _stimuli.Seat) -> Instructions:
         is_known = self.phase is Phase.RUNNING and self.is_accepted and self.seat == seat
@@ -164,9 +186,11 @@ class Tracker:
             yield _instructions.WriteAccepted(seat)
         if self.is_cancelling:
             yield _instructions.Cancel(seat)
+        elif self.is_paused and not is_known:
+            yield _instructions.Pause(seat)
 
     def _missing(self, stimulus: _stimuli.Missing) -> Instructions:
-        self.strays.discard(stimulus.seat)
+        self._forget(stimulus.seat)
         if stimulus.seat != self.seat or self.phase is Phase.SUBMITTING:
             return
         yield from self._leave(is_new_attempt=self.is_accepted)
@@ -175,14 +199,24 @@ class Tracker:
         if stimulus.ending is _stimuli.Ending.SUCCEEDED:
             yield from self._succeeded(stimulus.seat)
         elif stimulus.seat != self.seat or self.phase is Phase.FETCHING:
-            self.strays.discard(stimulus.seat)
+            self._forget(stimulus.seat)
             yield _instructions.Ack(stimulus.seat)
+        elif self._is_dismissal(stimulus):
+            yield from self._leave(is_new_attempt=True, is_failure=False, ack=stimulus.seat)
         elif isinstance(stimulus.error, _ELSEWHERE | errors.WaitError):
             if isinstance(stimulus.error, errors.WorkerFailedError):
                 self._count_death()
             yield from self._leave(is_new_attempt=True, ack=stimulus.seat)
+        elif isinstance(stimulus.error, _BAD_CHECKPOINT):
+            yield _instructions.DropCheckpoint()
+            yield from self._leave(is_new_attempt=True, is_failure=False, ack=stimulus.seat)
         else:
             yield from self._end(stimulus.ending, stimulus.error, ack=stimulus.seat)
+
+    def _is_dismissal(self, stimulus: _stimuli.Finished) -> bool:
+        """Tell whether a cancel was this engine's doing, and not what anybody asked for."""
+        is_cancelled = stimulus.ending is _stimuli.Ending.CANCELLED
+        return is_cancelled and not self.is_cancelling and stimulus.seat in self.dismissed
 
     def _succeeded(self, seat: _stimuli.Seat) -> Instructions:
         if self.phase is Phase.FETCHING:
@@ -196,11 +230,22 @@ class Tracker:
         yield _instructions.Fetch(seat)
 
     def _handed_over(self, stimulus: _stimuli.HandedOver) -> Instructions:
-        if stimulus.seat == self.seat:
-            yield from self._leave(is_new_attempt=True, ack=stimulus.seat)
-        else:
-            self.strays.discard(stimulus.seat)
-            yield _instructions.Ack(stimulus.seat)
+        seat = stimulus.seat
+        # What a worker that had been given up saved is of use while no other one has begun.
+        is_of_use = self.phase is Phase.WAITING and not stimulus.is_safe
+        if self.phase is Phase.FETCHING or not (seat == self.seat or is_of_use):
+            self._forget(seat)
+            yield _instructions.Ack(seat)
+        elif stimulus.is_safe or self.is_cancelling:
+            yield from self._leave(is_new_attempt=True, is_failure=False, ack=seat)
+        elif self.phase is not Phase.SALVAGING:
+            self._sit(seat, Phase.SALVAGING, is_accepted=True)
+            self._forget(seat)
+            yield _instructions.Salvage(seat)
+
+    def _salvaged(self, stimulus: _stimuli.Salvaged) -> Instructions:
+        if self.phase is Phase.SALVAGING and stimulus.seat == self.seat:
+            yield from self._leave(is_new_attempt=True, is_failure=False, ack=stimulus.seat)
 
     # -- the result
 
@@ -215,7 +260,7 @@ class Tracker:
     # -- losses
 
     def _lost(self, stimulus: _stimuli.Lost) -> Instructions:
-        self.strays.discard(stimulus.seat)
+        self._forget(stimulus.seat)
         if stimulus.seat != self.seat:
             return
         self._count_death()
@@ -223,26 +268,41 @@ class Tracker:
 
     def _count_death(self) -> None:
         if self._died_without_progress():
+            worker = self.seat.worker if self.seat is not None else ""
+            death = _instructions.Death(self.attempt, worker, self.step, self.resumed_from)
+            self.deaths = (*self.deaths, death)
             self.strikes += 1
         elif self.is_started:
-            self.strikes = 0
+            self.strikes, self.deaths = 0, ()
 
     def _died_without_progress(self) -> bool:
         """Whether this death looks like the request's own doing.
 
-        It does where the attempt held the compute thread and passed no boundary, or where
-        every one had been passed before and it died in decoding once more.
+        It does where the attempt held the compute thread and passed no boundary beyond its
+        checkpoint, or where every one had been passed before and it died in decoding once more.
         """
         if not self.is_started or self.phase is not Phase.RUNNING:
             return False
         is_decoding_again = self.total > 0 and self.step >= self.total and self.attempt > 1
-        return self.step == 0 or is_decoding_again
+        return self.step <= self.resumed_from or is_decoding_again
 
     def _unreachable(self, stimulus: _stimuli.Unreachable) -> Instructions:
         if stimulus.seat != self.seat:
             return
         self.strays.add(stimulus.seat)
         yield from self._leave(is_new_attempt=True)
+
+    def _hung(self, stimulus: _stimuli.Hung) -> Instructions:
+        if stimulus.seat != self.seat or self.phase is not Phase.RUNNING:
+            return
+        self._count_death()
+        yield from self._dismiss(stimulus.seat)
+        yield from self._leave(is_new_attempt=True)
+
+    def _forget(self, seat: _stimuli.Seat) -> None:
+        """The generation is not, or no longer, at a seat."""
+        self.strays.discard(seat)
+        self.dismissed.discard(seat)
 
     def _leave(
         self,
@@ -253,6 +313,8 @@ class Tracker:
         error: errors.KubediffusionError | None = None,
     ) -> Instructions:
         """Go on without the current seat: wait for another one, or end."""
+        if ack is not None:
+            self._forget(ack)
         if self.is_cancelling:
             yield from self._end(_stimuli.Ending.CANCELLED, ack=ack)
             return
@@ -263,10 +325,11 @@ class Tracker:
         self.failures += is_failure
         self.attempt += is_new_attempt
         self._sit(None, Phase.WAITING, is_accepted=False)
-        yield _instructions.WriteWaiting(self.attempt, self.strikes)
+        yield _instructions.WriteWaiting(self.attempt, self.strikes, self.deaths)
         if ack is not None:
             yield _instructions.Ack(ack)
-        yield _instructions.Queue(self.failures if is_failure else 0)
+        if not self.is_paused:
+            yield _instructions.Queue(self.failures if is_failure else 0)
 
     def _why_hopeless(
         self, is_new_attempt: bool, error: errors.KubediffusionError | None
@@ -274,8 +337,11 @@ class Tracker:
         if self.strikes >= POISON_STRIKES:
             return errors.PoisonedError(
                 f"{self.strikes} workers died under this generation without any progress in "
-                "between; it is not tried again"
+                "between; it is not tried again",
+                metadata=_evidence(self.deaths),
             )
+        if self.is_late:
+            return errors.DeadlineExceededError("the deadline passed with the loss of a worker")
         if not self.can_resubmit:
             return error or errors.WorkerGoneError(
                 "the worker that had this generation has lost it, and this engine does not "
@@ -289,7 +355,7 @@ class Tracker:
 
     def _sit(self, seat: _stimuli.Seat | None, phase: Phase, *, is_accepted: bool) -> None:
         if seat != self.seat or phase is Phase.SUBMITTING:
-            self.step, self.total, self.is_started = 0, 0, False
+            self.step, self.total, self.is_started, self.resumed_from = 0, 0, False, 0
         self.seat, self.phase, self.is_accepted = seat, phase, is_accepted
 
     # -- the user
@@ -305,8 +371,23 @@ class Tracker:
             if self.phase is Phase.RUNNING and self.seat is not None:
                 yield _instructions.Cancel(self.seat)
 
+    def _pause_asked(self, stimulus: _stimuli.PauseAsked) -> Instructions:
+        del stimulus
+        if not self.is_paused:
+            self.is_paused = True
+            yield _instructions.WritePaused(True)
+
+    def _unpause_asked(self, stimulus: _stimuli.UnpauseAsked) -> Instructions:
+        del stimulus
+        if self.is_paused:
+            self.is_paused = False
+            yield _instructions.WritePaused(False)
+            if self.phase is Phase.WAITING:
+                yield _instructions.Queue(0)
+
     def _deadline_passed(self, stimulus: _stimuli.DeadlinePassed) -> Instructions:
         del stimulus
+        self.is_late = True
         if self.phase is Phase.WAITING:  # Elsewhere the worker watches the deadline.
             error = errors.DeadlineExceededError("the deadline passed before a worker was free")
             yield from self._end(_stimuli.Ending.FAILED, error)
@@ -323,7 +404,8 @@ class Tracker:
     ) -> Instructions:
         if ending is _stimuli.Ending.CANCELLED and error is None:
             error = errors.GenerationCancelledError("the generation was cancelled")
-        self.strays.discard(ack or _stimuli.Seat("", ""))
+        if ack is not None:
+            self._forget(ack)
         self._sit(None, Phase.ENDED, is_accepted=False)
         yield _instructions.WriteEnded(ending, error, ack)
         if ack is not None:
@@ -333,8 +415,16 @@ class Tracker:
         yield _instructions.Publish(ending, error)
 
 
-_PRESENT = _stimuli.Accepted | _stimuli.Listed | _stimuli.Finished | _stimuli.HandedOver
-"""Stimuli by which a worker tells that it has a generation."""
+def _evidence(deaths: tuple[_instructions.Death, ...]) -> Mapping[str, str]:
+    """Return what is known of the strikes, as metadata of an error."""
+    columns = {
+        "attempts": [death.attempt for death in deaths],
+        "workers": [death.worker for death in deaths],
+        "steps": [death.step for death in deaths],
+        "resumed_from": [death.resumed_from for death in deaths],
+    }
+    return {name: ", ".join(map(str, values)) for name, values in columns.items()}
+
 
 _ELSEWHERE = (
     errors.RetryElsewhereError
@@ -343,6 +433,9 @@ _ELSEWHERE = (
     | errors.EvictedError
 )
 """Errors that say something about the worker and nothing about the request."""
+
+_BAD_CHECKPOINT = errors.InvalidCheckpointError | errors.CheckpointNotFoundError
+"""Errors that say something about the checkpoint of the attempt alone."""
 
 _HANDLERS: Mapping[type[Any], Callable[[Tracker, Any], Instructions]] = {  # Any: its key
     _stimuli.Assigned: Tracker._assigned,
@@ -354,12 +447,17 @@ _HANDLERS: Mapping[type[Any], Callable[[Tracker, Any], Instructions]] = {  # Any
     _stimuli.Listed: Tracker._listed,
     _stimuli.Missing: Tracker._missing,
     _stimuli.Finished: Tracker._finished,
+    _stimuli.Resumed: Tracker._resumed,
     _stimuli.HandedOver: Tracker._handed_over,
+    _stimuli.Salvaged: Tracker._salvaged,
     _stimuli.Fetched: Tracker._fetched,
     _stimuli.FetchFailed: Tracker._fetch_failed,
     _stimuli.Lost: Tracker._lost,
     _stimuli.Unreachable: Tracker._unreachable,
+    _stimuli.Hung: Tracker._hung,
     _stimuli.CancelAsked: Tracker._cancel_asked,
+    _stimuli.PauseAsked: Tracker._pause_asked,
+    _stimuli.UnpauseAsked: Tracker._unpause_asked,
     _stimuli.DeadlinePassed: Tracker._deadline_passed,
     _stimuli.Contradicted: Tracker._contradicted,
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings, strategies
 
-from kubediffusion import _journal, _statedir, errors
+from kubediffusion import _changes, _journal, _statedir, errors
 
 
 @pytest.fixture(name="path")
@@ -29,19 +29,19 @@ def a_journal(
     found.close()
 
 
-def entry(name: str = "r", **fields: object) -> _journal.Entry:
-    return _journal.Entry(
+def entry(name: str = "r", **fields: object) -> _changes.Entry:
+    return _changes.Entry(
         **{"request_id": name, "digest": "d", "spec": b"s", **fields}  # type: ignore[arg-type]
     )
 
 
-def added(*names: str) -> list[_journal.Change]:
-    return [_journal.Added(entry(name)) for name in names]
+def added(*names: str) -> list[_changes.Change]:
+    return [_changes.Added(entry(name)) for name in names]
 
 
 def test_request_comes_back_as_it_was(journal: _journal.SqliteJournal) -> None:
     given = entry(priority=3, deadline=1.5, min_exactness=2, submitted=9.0)
-    journal.write([_journal.Added(given)])
+    journal.write([_changes.Added(given)])
     assert journal.read("r") == given
     assert list(journal.unfinished()) == [given]
     assert journal.read("nobody") is None
@@ -49,12 +49,12 @@ def test_request_comes_back_as_it_was(journal: _journal.SqliteJournal) -> None:
 
 def test_changes_are_seen_in_order(journal: _journal.SqliteJournal) -> None:
     journal.write(added("r"))
-    journal.write([_journal.Placed("r", "a", "a1", 1)])
-    journal.write([_journal.Accepted("r", "a", "a1")])
+    journal.write([_changes.Placed("r", "a", "a1", 1)])
+    journal.write([_changes.Accepted("r", "a", "a1")])
     found = journal.read("r")
     assert found is not None
     assert (found.worker, found.incarnation, found.is_accepted) == ("a", "a1", True)
-    journal.write([_journal.Waiting("r", 2, 1), _journal.Cancelling("r")])
+    journal.write([_changes.Waiting("r", 2, 1), _changes.Cancelling("r")])
     found = journal.read("r")
     assert found is not None
     assert (found.incarnation, found.attempt, found.strikes) == ("", 2, 1)
@@ -63,8 +63,8 @@ def test_changes_are_seen_in_order(journal: _journal.SqliteJournal) -> None:
 
 def test_outcome_is_final(journal: _journal.SqliteJournal) -> None:
     journal.write(added("r"))
-    journal.write([_journal.Ended("r", "succeeded", 5.0, result=b"header", result_size=10)])
-    journal.write([_journal.Ended("r", "failed", 6.0)])
+    journal.write([_changes.Ended("r", "succeeded", 5.0, result=b"header", result_size=10)])
+    journal.write([_changes.Ended("r", "failed", 6.0)])
     found = journal.read("r")
     assert found is not None
     assert (found.ending, found.ended, found.result) == ("succeeded", 5.0, b"header")
@@ -73,8 +73,8 @@ def test_outcome_is_final(journal: _journal.SqliteJournal) -> None:
 
 
 def test_large_request_is_dropped_at_its_end(journal: _journal.SqliteJournal) -> None:
-    journal.write([_journal.Added(entry(spec=bytes(100_000)))])
-    journal.write([_journal.Ended("r", "failed", 1.0)])
+    journal.write([_changes.Added(entry(spec=bytes(100_000)))])
+    journal.write([_changes.Ended("r", "failed", 1.0)])
     found = journal.read("r")
     assert found is not None
     assert found.spec is None
@@ -88,8 +88,8 @@ def test_batch_is_written_whole_or_not_at_all(journal: _journal.SqliteJournal) -
 
 
 def test_claimed_request_has_its_content(journal: _journal.SqliteJournal) -> None:
-    journal.write([_journal.Added(entry(spec=None, digest=""))])
-    journal.write([_journal.Claimed("r", "d", b"s")])
+    journal.write([_changes.Added(entry(spec=None, digest=""))])
+    journal.write([_changes.Claimed("r", "d", b"s")])
     assert journal.read("r") == entry()
 
 
@@ -99,7 +99,7 @@ def test_old_outcomes_are_pruned_by_age_count_and_size(
     names = [f"r{number}" for number in range(6)]
     journal.write(added(*names, "unfinished"))
     for number, name in enumerate(names):
-        journal.write([_journal.Ended(name, "succeeded", float(number), result_size=10)])
+        journal.write([_changes.Ended(name, "succeeded", float(number), result_size=10)])
     assert journal.prune(ended_before=1.0, max_count=100, max_bytes=1000) == ["r0"]
     assert journal.prune(ended_before=0.0, max_count=4, max_bytes=1000) == ["r1"]
     assert sorted(journal.prune(ended_before=0.0, max_count=100, max_bytes=25)) == ["r2", "r3"]
@@ -151,19 +151,19 @@ def test_full_disk_is_a_clear_error_and_keeps_what_is_there(path: pathlib.Path) 
     pages = journal._database.execute("PRAGMA page_count").fetchone()[0]
     journal._database.execute(f"PRAGMA max_page_count = {pages}").close()
     with pytest.raises(errors.JournalError, match="full"):
-        journal.write([_journal.Added(entry("large", spec=bytes(1_000_000)))])
+        journal.write([_changes.Added(entry("large", spec=bytes(1_000_000)))])
     assert [each.request_id for each in journal.unfinished()] == ["r"]
     journal.close()
 
 
 _WRITER = """
 import os, pathlib, sys
-from kubediffusion import _journal
+from kubediffusion import _changes, _journal
 journal = _journal.SqliteJournal(pathlib.Path(sys.argv[1]))
 for number in range(int(sys.argv[2])):
-    entry = _journal.Entry(request_id=f"r{number}", digest="d", spec=b"s")
-    journal.write([_journal.Added(entry)])
-    journal.write([_journal.Placed(f"r{number}", "a", "a1", 1)])
+    entry = _changes.Entry(request_id=f"r{number}", digest="d", spec=b"s")
+    journal.write([_changes.Added(entry)])
+    journal.write([_changes.Placed(f"r{number}", "a", "a1", 1)])
     os.write(1, b"x")
 os.kill(os.getpid(), 9)
 """
@@ -183,12 +183,12 @@ small = strategies.integers(1, 9)
 workers = strategies.sampled_from("ab")
 lives = strategies.sampled_from(["1", "2"])
 changes = strategies.one_of(
-    strategies.builds(_journal.Waiting, strategies.just("r"), small, small),
-    strategies.builds(_journal.Placed, strategies.just("r"), workers, lives, small),
-    strategies.builds(_journal.Accepted, strategies.just("r"), workers, lives),
-    strategies.builds(_journal.Cancelling, strategies.just("r")),
+    strategies.builds(_changes.Waiting, strategies.just("r"), small, small),
+    strategies.builds(_changes.Placed, strategies.just("r"), workers, lives, small),
+    strategies.builds(_changes.Accepted, strategies.just("r"), workers, lives),
+    strategies.builds(_changes.Cancelling, strategies.just("r")),
     strategies.builds(
-        _journal.Ended,
+        _changes.Ended,
         strategies.just("r"),
         strategies.sampled_from(["succeeded", "failed"]),
         strategies.floats(0, 9),
@@ -202,7 +202,7 @@ changes = strategies.one_of(
 @settings(deadline=None, max_examples=20)
 @given(strategies.lists(changes, max_size=8))
 def test_reopened_journal_has_every_write_that_returned(
-    tmp_path_factory: pytest.TempPathFactory, written: list[_journal.Change]
+    tmp_path_factory: pytest.TempPathFactory, written: list[_changes.Change]
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.sqlite3"
     in_memory = _journal.SqliteJournal()

@@ -164,7 +164,7 @@ def test_failure_of_the_worker_moves_the_request_and_forgets_it_there() -> None:
 
 def test_handed_over_request_goes_elsewhere() -> None:
     told = running().handle(_stimuli.HandedOver(A))
-    assert told == (_instructions.WriteWaiting(2, 0), _instructions.Ack(A), _instructions.Queue(1))
+    assert told == (_instructions.WriteWaiting(2, 0), _instructions.Ack(A), _instructions.Queue(0))
 
 
 def test_evicted_generation_is_computed_again() -> None:

@@ -11,7 +11,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from kubediffusion import _instructions, _journal, _record, _stimuli, _tracker, errors
+from kubediffusion import (
+    _changes,
+    _instructions,
+    _journal,
+    _record,
+    _stimuli,
+    _tracker,
+    errors,
+)
 from kubediffusion._stimuli import Ending, Seat
 from kubediffusion._tracker import Phase
 
@@ -52,8 +60,8 @@ class OneRequest(RuleBasedStateMachine):
 
     @initialize()
     def take(self) -> None:
-        entry = _journal.Entry(request_id="r", digest="d", spec=b"")
-        self.journal.write([_journal.Added(entry)])
+        entry = _changes.Entry(request_id="r", digest="d", spec=b"")
+        self.journal.write([_changes.Added(entry)])
         self.tracker = _tracker.Tracker(max_attempts=10_000)
         self.is_waiting = True
 
@@ -266,18 +274,18 @@ class OneRequest(RuleBasedStateMachine):
         self.journal.close()
 
 
-def change_of(instruction: _instructions.Instruction) -> _journal.Change | None:
+def change_of(instruction: _instructions.Instruction) -> _changes.Change | None:
     match instruction:
         case _instructions.WriteWaiting(attempt, strikes):
-            return _journal.Waiting("r", attempt, strikes)
+            return _changes.Waiting("r", attempt, strikes)
         case _instructions.WritePlaced(seat, attempt):
-            return _journal.Placed("r", *seat, attempt)
+            return _changes.Placed("r", *seat, attempt)
         case _instructions.WriteAccepted(seat):
-            return _journal.Accepted("r", *seat)
+            return _changes.Accepted("r", *seat)
         case _instructions.WriteCancelling():
-            return _journal.Cancelling("r")
+            return _changes.Cancelling("r")
         case _instructions.WriteEnded(ending):
-            return _journal.Ended("r", ending.value, 1.0)
+            return _changes.Ended("r", ending.value, 1.0)
         case _:
             return None
 
