@@ -392,8 +392,8 @@ class Core:
     ) -> None:
         match instruction:
             case _instructions.WriteWaiting(attempt, strikes, deaths):
-                change = _changes.Waiting(record.request_id, attempt, strikes, json.dumps(deaths))
-                self._ledger.write(record, change)
+                waiting = (record.request_id, attempt, strikes, json.dumps(deaths))
+                self._ledger.write(record, _changes.Waiting(*waiting))
                 self._moved(record)
             case _instructions.WritePlaced(seat, attempt):
                 change = _changes.Placed(record.request_id, *seat, attempt)

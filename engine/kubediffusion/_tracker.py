@@ -417,13 +417,12 @@ class Tracker:
 
 def _evidence(deaths: tuple[_instructions.Death, ...]) -> Mapping[str, str]:
     """Return what is known of the strikes, as metadata of an error."""
-    columns = {
-        "attempts": [death.attempt for death in deaths],
-        "workers": [death.worker for death in deaths],
-        "steps": [death.step for death in deaths],
-        "resumed_from": [death.resumed_from for death in deaths],
+    return {
+        "attempts": ", ".join(str(death.attempt) for death in deaths),
+        "workers": ", ".join(death.worker for death in deaths),
+        "steps": ", ".join(str(death.step) for death in deaths),
+        "resumed_from": ", ".join(str(death.resumed_from) for death in deaths),
     }
-    return {name: ", ".join(map(str, values)) for name, values in columns.items()}
 
 
 _ELSEWHERE = (
