@@ -1,51 +1,62 @@
 """The compute thread: the only one that touches the model.
 
-Jobs run one after the other in the order in which they were given. Whatever happens in one
-is reported to the event loop; nothing but `StickyDeviceError` ends the thread's usefulness.
+Generations share it: where one may be left, another may go on; see `stage`. Whatever happens
+in one is reported to the event loop; nothing but `runs.StickyDeviceError` ends the thread's
+usefulness.
 """
 
 import asyncio
-import collections
 import contextlib
 import functools
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from kubediffusion_proto.v1 import worker_pb2
-from kubediffusion_wire import errors
-from kubediffusion_worker import runs, vitals
+from kubediffusion_worker import performance, relay, runs, stage, vitals
 
 T = TypeVar("T")
 
-MIN_REPORT_SECONDS = 0.005
-"""Between two reports of progress to the loop, so that fast pipelines cannot flood it."""
+Advance = relay.Advance
+CheckpointPolicy = performance.CheckpointPolicy
+Ending = performance.Ending
+Reports = performance.Reports
 
 
 class ComputeThread:
-    """Runs jobs for one event loop, on which it is made and used."""
+    """Runs generations and jobs for one event loop, on which it is made and used."""
 
     def __init__(self) -> None:
-        self.pulse = vitals.Pulse()
+        self.stage = stage.Stage()
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # A daemon: a process must be able to end while a step takes its time.
-        self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
+        self._thread = threading.Thread(target=self.stage.work, name="compute", daemon=True)
+
+    @property
+    def pulse(self) -> vitals.Pulse:
+        """Signs of life."""
+        return self.stage.pulse
 
     def start(self) -> None:
-        """Begin to take jobs."""
+        """Begin to compute."""
         self._thread.start()
 
-    def give(self, job: Callable[[], None]) -> None:
-        """Let the thread do a job that reports by itself."""
-        self._jobs.put(job)
-
     def call(
-        self, function: Callable[[], T], activity: vitals.Activity = vitals.Activity.JOB
+        self,
+        function: Callable[[], T],
+        activity: vitals.Activity = vitals.Activity.JOB,
+        *,
+        is_safe: bool = False,
     ) -> "asyncio.Future[T]":
-        """Let the thread call a function; the future gets what it returns or raises."""
+        """Let the thread call a function; the future gets what it returns or raises.
+
+        Args:
+            function: Anything.
+            activity: What it counts as.
+            is_safe: Whether it may run between the steps of generations. If not, it waits
+                until those that were given before it are over or paused.
+        """
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def job() -> None:
@@ -57,7 +68,7 @@ class ComputeThread:
             else:
                 self.post(functools.partial(_answer, answer, value))
 
-        self.give(job)
+        self.stage.order(lambda: self.stage.add_job(job, is_safe=is_safe))
         return answer
 
     def post(self, report: Callable[[], None]) -> None:
@@ -67,17 +78,15 @@ class ComputeThread:
             self._loop.call_soon_threadsafe(report)
 
     async def stop(self, timeout: float) -> bool:
-        """Let the thread end after the jobs that it has; tell whether it did in time."""
-        self._jobs.put(None)
+        """Let the thread end after what it has to do; tell whether it did in time.
+
+        Generations that are paused end as cancelled ones do.
+        """
+        self.stage.order(self.stage.close)
         if not self._thread.is_alive():
             return True
         await asyncio.to_thread(self._thread.join, timeout)
         return not self._thread.is_alive()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-            self.pulse.begin(vitals.Activity.IDLE)
 
 
 def _answer(future: "asyncio.Future[T]", value: T) -> None:
@@ -93,95 +102,11 @@ def _fail(future: "asyncio.Future[T]", error: BaseException) -> None:
     future.set_exception(error)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Advance:
-    """The newest step of a run, and how long the steps since the last report took."""
-
-    newest: runs.StepReport
-    step_seconds: tuple[float, ...]
-
-
-class ProgressRelay:
-    """Carries steps from the compute thread to the loop; `runs.RunObserver` of one run.
-
-    At most one report is on its way at any time. It takes the newest step when it arrives,
-    so that the compute thread never waits and the loop is never flooded.
-    """
-
-    def __init__(self, thread: ComputeThread, deliver: Callable[[Advance], None]) -> None:
-        self._thread = thread
-        self._loop = asyncio.get_running_loop()
-        self._deliver = deliver
-        self._newest: runs.StepReport | None = None
-        self._seconds: collections.deque[float] = collections.deque(maxlen=4096)
-        self._is_on_its_way = False
-        self._delivered_at = -MIN_REPORT_SECONDS
-
-    def step_done(self, report: runs.StepReport) -> None:
-        """Take note of a step; on the compute thread."""
-        self._thread.pulse.step(steps=report.step, total=report.total, seconds=report.seconds)
-        self._seconds.append(report.seconds)
-        self._newest = report
-        if not self._is_on_its_way:
-            self._is_on_its_way = True
-            self._thread.post(self._arrive)
-
-    def seam(self) -> None:
-        """Take note of a sign of life; on the compute thread."""
-        self._thread.pulse.beat()
-
-    def boundary(self) -> None:
-        """Take note of a boundary; on the compute thread."""
-
-    def resumed(self, step: int, exactness: worker_pb2.Exactness) -> None:
-        """Take note that the run has caught up with its checkpoint; on the compute thread."""
-
-    def wants_preview(self) -> bool:
-        """Tell that nobody looks at previews."""
-        return False
-
-    def preview(self, picture: runs.PreviewData) -> None:
-        """Take a preview; on the compute thread."""
-
-    def finish(self) -> None:
-        """Deliver what has not been delivered; on the loop, after the run has ended."""
-        # The flag goes down before the report is taken: a step that still finds it up is
-        # taken by this very delivery, and one that finds it down sends its own.
-        self._is_on_its_way = False
-        newest, self._newest = self._newest, None
-        if newest is None:
-            return
-        self._delivered_at = self._loop.time()
-        seconds = [self._seconds.popleft() for _ in range(len(self._seconds))]
-        self._deliver(Advance(newest=newest, step_seconds=tuple(seconds)))
-
-    def _arrive(self) -> None:
-        early = self._delivered_at + MIN_REPORT_SECONDS - self._loop.time()
-        if early > 0:
-            self._loop.call_later(early, self.finish)
-        else:
-            self.finish()
-
-
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """Where an attempt tells what became of it; called on the loop, in this order."""
-
-    started: Callable[[int], None]
-    advanced: Callable[[int, Advance], None]
-    ended: Callable[[int, "Ending"], None]
-    freed: Callable[[int], None]
-    """The thread can take the next run."""
-    broken: Callable[[str], None]
-    """The device computes no more; for people."""
-
-
-Ending = runs.RunOutcome | errors.KubediffusionError | runs.RunCancelled
-"""What a run made, or why it made nothing."""
-
-
 class Attempt:
-    """One run on the compute thread, from the order to do it until the thread is free."""
+    """One run on the compute thread, from the order to do it until its place is free.
+
+    It is made and used on the loop. What it is told before `begin` counts from there on.
+    """
 
     def __init__(
         self,
@@ -189,83 +114,96 @@ class Attempt:
         pipeline: runs.LoadedPipeline,
         spec: worker_pb2.GenerationSpec,
         seed: int,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        checkpoint: bytes | None = None,
+        policy: CheckpointPolicy | None = None,
     ) -> None:
-        self.number = number
-        self.fingerprint = ""
-        """What the result will depend on; known once the run has begun."""
-        self._pipeline = pipeline
-        self._spec = spec
-        self._seed = seed
-        self._lock = threading.Lock()
-        self._run: runs.Run | None = None
-        self._is_cancelled = False
+        """Computes nothing yet.
 
-    def cancel(self) -> None:
-        """Make the run leave the pipeline at its next seam; from any thread, at any time."""
-        with self._lock:
-            self._is_cancelled = True
-            run = self._run
-        if run is not None:
-            run.cancel()
+        Args:
+            number: Names it in reports; no other one that has not been freed may have it.
+            pipeline: What computes.
+            spec: What to compute.
+            seed: Of the first output.
+            priority: Larger goes first, at boundaries as well.
+            deadline: Earlier goes first among equals; it is not enforced.
+            checkpoint: To go on from.
+            policy: When its state is saved; None: with the defaults.
+        """
+        self.number = number
+        self._order = performance.Order(
+            number=number,
+            pipeline=pipeline,
+            spec=spec,
+            seed=seed,
+            checkpoint=checkpoint,
+            policy=policy or CheckpointPolicy(),
+        )
+        self._priority = priority
+        self._deadline = deadline
+        self._given: _Given | None = None
+        self._early: list[Callable[[_Given], None]] = []
+
+    @property
+    def fingerprint(self) -> str:
+        """What the result will depend on; known once the run has started."""
+        return self._given.performance.fingerprint if self._given is not None else ""
 
     def begin(self, thread: ComputeThread, reports: Reports) -> None:
-        """Give the run to the compute thread; on the loop."""
-        relay = ProgressRelay(thread, lambda advance: reports.advanced(self.number, advance))
-        thread.give(lambda: self._perform(thread, relay, reports))
+        """Give the run to the compute thread; once."""
+        played = performance.Performance(self._order, thread.stage, thread.post, reports)
+        act = stage.Act(self.number, played, priority=self._priority, deadline=self._deadline)
+        played.act = act
+        self._given = _Given(played, act, thread.stage)
+        for each in self._early:
+            each(self._given)
+        self._early.clear()
+        thread.stage.order(lambda: thread.stage.enter(act))
 
-    def _perform(self, thread: ComputeThread, relay: ProgressRelay, reports: Reports) -> None:
-        thread.pulse.begin(vitals.Activity.RUNNING)
-        thread.post(lambda: reports.started(self.number))
-        ending = self._execute(relay)
+    def cancel(self) -> None:
+        """Make the run leave the pipeline at its next seam, or where it is parked."""
+        self._tell(_Given.cancel)
 
-        def end() -> None:
-            relay.finish()
-            reports.ended(self.number, ending)
+    def pause(self) -> None:
+        """Have the run compute no more from its next boundary on."""
+        self._tell(lambda given: given.stage.order(lambda: given.stage.pause(given.act)))
 
-        thread.post(end)
-        if isinstance(ending, errors.WorkerFailedError):
-            thread.post(lambda: reports.broken(ending.message))
-            return
-        if _is_suspicious(ending):
-            thread.pulse.begin(vitals.Activity.JOB)
-            problem = _self_test(self._pipeline)
-            if problem:
-                thread.post(lambda: reports.broken(problem))
-                return
-        thread.post(lambda: reports.freed(self.number))
+    def unpause(self) -> None:
+        """Have the run compute again when it is its turn."""
+        self._tell(lambda given: given.stage.order(lambda: given.stage.unpause(given.act)))
 
-    def _execute(self, relay: ProgressRelay) -> Ending:
-        try:
-            with self._lock:
-                if self._is_cancelled:
-                    return runs.RunCancelled()
-                self.fingerprint = self._pipeline.fingerprint_for(self._spec)
-                self._run = self._pipeline.start_run(self._spec, seed=self._seed, observer=relay)
-            return self._run.execute()
-        except runs.RunCancelled as error:
-            return error
-        except errors.KubediffusionError as error:
-            return error
-        except runs.StickyDeviceError as error:
-            return errors.WorkerFailedError(f"the device failed: {error}")
-        except BaseException as error:  # noqa: BLE001  # pipelines may raise or exit anyhow
-            # Its text may quote a prompt, so that only its type is passed on.
-            return errors.PipelineError(f"the pipeline raised {type(error).__name__}")
-        finally:
-            self._run = None
+    def ask_checkpoint(self) -> None:
+        """Have the state captured at the next boundary, or at once where it is parked.
+
+        Is answered by `Reports.captured` or `Reports.not_captured`, unless the run has ended.
+        """
+        self._tell(lambda given: given.stage.order(given.performance.ask))
+
+    def checkpoint_stored(self) -> None:
+        """Allow the next checkpoint by time: the one before is safe, or lost."""
+        self._tell(lambda given: given.performance.stored())
+
+    def want_previews(self, interval: float | None) -> None:
+        """Have previews made, so many seconds apart at least; None: none."""
+        self._tell(lambda given: given.performance.want_previews(interval))
+
+    def _tell(self, what: "Callable[[_Given], None]") -> None:
+        if self._given is None:
+            self._early.append(what)
+        else:
+            what(self._given)
 
 
-def _is_suspicious(ending: Ending) -> bool:
-    """Whether an ending leaves doubts about the device."""
-    return isinstance(ending, errors.PipelineError | errors.DeviceMemoryError)
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An attempt that the thread has."""
 
+    performance: performance.Performance
+    act: stage.Act
+    stage: stage.Stage
 
-def _self_test(pipeline: runs.LoadedPipeline) -> str:
-    """Compute a little; return what is wrong with the device, if anything."""
-    try:
-        pipeline.self_test()
-    except runs.StickyDeviceError as error:
-        return f"the device failed: {error}"
-    except Exception as error:  # noqa: BLE001  # a test that cannot even fail properly
-        return f"the self-test raised {type(error).__name__}"
-    return ""
+    def cancel(self) -> None:
+        self.performance.cancel()
+        self.stage.order(lambda: self.stage.attend_soon(self.act))

@@ -52,6 +52,13 @@ class PipelineRun:
         """Saves the state at a boundary; see `runs.Run`."""
         raise runs.NotCapturableError("runs of pipelines cannot be saved")
 
+    def park(self) -> bool:
+        """Prepares for other runs to compute; see `runs.Run`."""
+        return False
+
+    def unpark(self) -> None:
+        """Prepares to go on; see `runs.Run`."""
+
     def execute(self) -> runs.RunOutcome:
         """Computes on the calling thread; see `runs` for what it raises. Call it once."""
         began = time.perf_counter()

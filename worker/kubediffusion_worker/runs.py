@@ -190,6 +190,20 @@ class Run(Protocol):
         """
         ...
 
+    def park(self) -> bool:
+        """Prepares for other runs to compute before this one goes on, with `unpark`.
+
+        It is called on the compute thread, from inside of `RunObserver.boundary` alone, as are
+        `unpark` and, while the run is not parked, `capture`.
+
+        Returns:
+            Whether they may. If not, the run has changed something that they share, and goes on.
+        """
+        ...
+
+    def unpark(self) -> None:
+        """Prepares to go on after others have computed. What it raises leaves the pipeline."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedAdapter:

@@ -263,6 +263,13 @@ class FakeRun:
         )
         return FakeDraft(facts)
 
+    def park(self) -> bool:
+        """See `runs.Run`."""
+        return not self._pipeline.is_exclusive
+
+    def unpark(self) -> None:
+        """See `runs.Run`."""
+
     def execute(self) -> runs.RunOutcome:
         """See `runs.Run`."""
         self._pipeline.executed.append(self._spec)

@@ -5,6 +5,7 @@ follows from a copy is decided by pure functions, because a probe asks for it fr
 of its own while the rest of the process may hang.
 """
 
+import dataclasses
 import enum
 import time
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ class Pulse:
         self._signs = Signs(
             activity=activity, seen_at=self._seen_at, steps=0, total=0, step_seconds=0.0
         )
+
+    def go_on(self, signs: Signs) -> None:
+        """Note that the thread turns back to what it did when the signs were read."""
+        self._seen_at = time.monotonic()
+        self._signs = dataclasses.replace(signs, seen_at=self._seen_at)
 
     def beat(self) -> None:
         """Note a seam; costs a clock reading."""
