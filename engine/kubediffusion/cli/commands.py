@@ -60,6 +60,31 @@ COMMANDS: Mapping[str, Source] = {
         attribute="cancel",
         summary="Cancel generations.",
     ),
+    "pause": Source(
+        module="kubediffusion.cli.pausing",
+        attribute="pause",
+        summary="Park generations; their workers keep them.",
+    ),
+    "resume": Source(
+        module="kubediffusion.cli.pausing",
+        attribute="resume",
+        summary="Let parked generations go on.",
+    ),
+    "checkpoint": Source(
+        module="kubediffusion.cli.checkpoint",
+        attribute="checkpoint",
+        summary="Take a checkpoint of a generation and look at it.",
+    ),
+    "drain": Source(
+        module="kubediffusion.cli.drain",
+        attribute="drain",
+        summary="Empty a worker; what it had goes on elsewhere.",
+    ),
+    "undrain": Source(
+        module="kubediffusion.cli.drain",
+        attribute="undrain",
+        summary="Let a drained worker take work again.",
+    ),
     "bench": Source(
         module="kubediffusion.cli.bench",
         attribute="bench",

@@ -21,6 +21,8 @@ class Kind(enum.Enum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    SAVED = "saved"
+    """A checkpoint is kept; `step` says of when."""
     NOTE = "note"
 
 
@@ -65,9 +67,60 @@ def of_event(event: worker_pb2.GenerationEvent) -> News:
         error = event.failed.error
         detail = f"{error.message} ({error.reason})"
         return News(request_id=event.request_id, kind=Kind.FAILED, detail=detail)
+    if name == "checkpointed":
+        return _saved(event.request_id, event.checkpointed.step, event.checkpointed.size)
     kind = _PLAIN_KINDS.get(name, Kind.NOTE)
-    detail = name.replace("_", " ") if kind is Kind.NOTE else ""
-    return News(request_id=event.request_id, kind=kind, detail=detail)
+    return News(
+        request_id=event.request_id,
+        kind=kind,
+        step=_noted_step(event),
+        detail=_note(event) if kind is Kind.NOTE else "",
+    )
+
+
+def _saved(request_id: str, step: int, size: int) -> News:
+    detail = f"checkpoint after step {step}, {text.size(size)}"
+    return News(request_id=request_id, kind=Kind.SAVED, step=step, detail=detail)
+
+
+def resumption(step: int, exactness: str) -> str:
+    """Say from where a generation goes on, and what that means for its result."""
+    if exactness == "restarted" or not step:
+        return "begins anew from its seed"
+    if exactness == "exact":
+        return f"goes on after step {step}, bit for bit"
+    return f"goes on after step {step}; the result may differ a little"
+
+
+def _noted_step(event: worker_pb2.GenerationEvent) -> int:
+    return event.parked.step or event.resumed.from_step or event.cancelled.step
+
+
+def _note(event: worker_pb2.GenerationEvent) -> str:
+    name = event.WhichOneof("event") or "unknown"
+    match name:
+        case "parked":
+            return f"parked after step {event.parked.step}"
+        case "unpaused":
+            return "goes on"
+        case "resumed":
+            return resumption(event.resumed.from_step, _EXACTNESS.get(event.resumed.exactness, ""))
+        case "handed_over":
+            checkpoint = event.handed_over.checkpoint
+            if not event.handed_over.HasField("checkpoint"):
+                return "handed over, to begin anew"
+            return f"handed over after step {checkpoint.step}"
+        case "gap":
+            return "earlier events are lost"
+        case _:
+            return name.replace("_", " ")
+
+
+_EXACTNESS = {
+    worker_pb2.EXACTNESS_EXACT: "exact",
+    worker_pb2.EXACTNESS_CLOSE: "close",
+    worker_pb2.EXACTNESS_RESTARTED: "restarted",
+}
 
 
 def of_engine(event: "_events.GenerationEvent") -> News:
@@ -90,9 +143,27 @@ def of_engine(event: "_events.GenerationEvent") -> News:
     if event.kind == "failed" and event.error is not None:
         detail = f"{event.error.message} ({event.error.reason})"
         return News(request_id=request_id, kind=Kind.FAILED, detail=detail)
+    if name == "checkpointed":
+        return _saved(request_id, event.step, event.checkpoint_bytes)
     kind = _PLAIN_KINDS.get(name, Kind.NOTE)
-    detail = name if kind is Kind.NOTE else ""
-    return News(request_id=request_id, kind=kind, detail=detail)
+    detail = _engine_note(event) if kind is Kind.NOTE else ""
+    return News(request_id=request_id, kind=kind, step=event.step, detail=detail)
+
+
+def _engine_note(event: "_events.GenerationEvent") -> str:
+    match event.kind:
+        case "parked":
+            return f"parked after step {event.step}"
+        case "unpaused":
+            return "goes on"
+        case "moved":
+            return f"{event.worker or 'its worker'} lost it; another worker will go on"
+        case "resumed":
+            return f"{resumption(event.step, event.exactness)}, on {event.worker}"
+        case "gap":
+            return "earlier events are lost"
+        case _:
+            return event.kind
 
 
 _PLAIN_KINDS = {
@@ -106,12 +177,14 @@ _PLAIN_KINDS = {
 class Digest:
     """Chooses which news are worth a line where lines cannot be overwritten.
 
-    State changes are; of the steps, those that complete another quarter.
+    State changes are; of the steps, those that complete another quarter; of the checkpoints,
+    the first one in each quarter.
     """
 
     _quarters: dict[str, int] = field(default_factory=dict)
+    _saved: dict[str, int] = field(default_factory=dict)
 
-    def lines(self, news: News) -> Iterator[str]:
+    def lines(self, news: News) -> Iterator[str]:  # noqa: C901  # a table
         """Answer the lines that this makes, none or one."""
         name = news.request_id
         match news.kind:
@@ -128,10 +201,19 @@ class Digest:
                 yield f"{name}: failed: {news.detail}" if news.detail else f"{name}: failed"
             case Kind.CANCELLED:
                 yield f"{name}: cancelled"
+            case Kind.SAVED:
+                if self._is_new_saving(name):
+                    yield f"{name}: {news.detail}"
             case Kind.NOTE:
                 yield f"{name}: {news.detail}"
             case _:
                 assert_never(news.kind)
+
+    def _is_new_saving(self, name: str) -> bool:
+        quarter = self._quarters.get(name, 0)
+        is_new = quarter != self._saved.get(name)
+        self._saved[name] = quarter
+        return is_new
 
     def _is_new_quarter(self, news: News) -> bool:
         quarter = news.step * 4 // news.total if news.total else news.step // 10

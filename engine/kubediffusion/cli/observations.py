@@ -10,9 +10,16 @@ from kubediffusion_proto.v1 import worker_pb2
 
 _WORKER_HEADERS = (
     *("NAME", "ADDRESS", "STATE", "MODEL", "DEVICE"),
-    *("RUNNING", "QUEUED", "PID", "INCARNATION", "UPTIME"),
+    *("RUNNING", "QUEUED", "RESUME", "PREVIEW", "PID", "INCARNATION", "UPTIME"),
 )
 TERMINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "HANDED_OVER"})
+
+
+_RESUME = {
+    worker_pb2.RESUME_CAPABILITY_EXACT: "exact",
+    worker_pb2.RESUME_CAPABILITY_CLOSE: "close",
+    worker_pb2.RESUME_CAPABILITY_RESTART: "restart",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +40,11 @@ class WorkerView:
     process_id: int = 0
     incarnation: str = ""
     uptime_seconds: float | None = None
+    resume: str = ""
+    """What a generation of it is on another one: exact, close, or restart, from the seed."""
+    has_previews: bool = False
+    fingerprint: str = ""
+    """Equal ones give equal bits."""
     problem: str = ""
     """Why it is unreachable."""
 
@@ -73,7 +85,7 @@ def worker_view(address: str, worker: worker_pb2.Worker, *, now: float) -> Worke
     return WorkerView(
         name=worker.name,
         address=address,
-        state=worker_pb2.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_"),
+        state=worker_state(worker.state),
         model=worker.model.id,
         pipeline=worker.model.pipeline,
         device=worker.device,
@@ -84,6 +96,9 @@ def worker_view(address: str, worker: worker_pb2.Worker, *, now: float) -> Worke
         process_id=worker.process_id,
         incarnation=worker.incarnation,
         uptime_seconds=max(0.0, now - started) if started else None,
+        resume=_RESUME.get(worker.capabilities.resume, ""),
+        has_previews=worker.capabilities.preview,
+        fingerprint=worker.fingerprint,
     )
 
 
@@ -122,6 +137,11 @@ def generation_state(state: worker_pb2.GenerationState) -> str:
     return worker_pb2.GenerationState.Name(state).removeprefix("GENERATION_STATE_")
 
 
+def worker_state(state: worker_pb2.WorkerState) -> str:
+    """Write a state as people do: SERVING."""
+    return worker_pb2.WorkerState.Name(state).removeprefix("WORKER_STATE_")
+
+
 def workers_table(views: Sequence[WorkerView]) -> str:
     """Write the table that `kubediffusion workers` prints."""
     return text.table(_WORKER_HEADERS, [_worker_cells(view) for view in views])
@@ -137,6 +157,8 @@ def _worker_cells(view: WorkerView) -> tuple[str, ...]:
         view.device,
         str(view.running) if is_known else "",
         str(view.queued) if is_known else "",
+        view.resume,
+        ("yes" if view.has_previews else "no") if is_known else "",
         str(view.process_id) if view.process_id else "",
         text.short(view.incarnation),
         "" if view.uptime_seconds is None else text.seconds(view.uptime_seconds),

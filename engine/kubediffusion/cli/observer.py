@@ -133,9 +133,19 @@ def caller(engine_id: str, role: worker_pb2.Role) -> worker_pb2.Caller:
 
 
 async def events(
-    links: Sequence[protocol.WorkerLink], request_id: str, engine_id: str = ""
+    links: Sequence[protocol.WorkerLink],
+    request_id: str,
+    engine_id: str = "",
+    *,
+    has_previews: bool = False,
 ) -> AsyncIterator[worker_pb2.GenerationEvent]:
     """Replay and follow a generation's events until its end, across lost connections.
+
+    Args:
+        links: The workers.
+        request_id: The generation.
+        engine_id: Of this engine; empty means of whichever has it.
+        has_previews: Get preview images too.
 
     Raises:
         kubediffusion_wire.errors.KubediffusionError: It is not there, or no worker
@@ -147,7 +157,7 @@ async def events(
         failure: errors.KubediffusionError | None = None
         try:
             sighting = await locate(links, request_id, engine_id)
-            async for event in _stream(sighting, seen):
+            async for event in _stream(sighting, seen, has_previews=has_previews):
                 silent_since = None
                 yield event
                 if is_terminal(event):
@@ -169,7 +179,7 @@ async def events(
 
 
 async def _stream(
-    sighting: Sighting, seen: dict[str, int]
+    sighting: Sighting, seen: dict[str, int], *, has_previews: bool
 ) -> AsyncIterator[worker_pb2.GenerationEvent]:
     # Sequences belong to an incarnation, hence to a link; `seen` is by its name.
     link, generation = sighting.link, sighting.generation
@@ -178,6 +188,7 @@ async def _stream(
         request_ids=[generation.request_id],
         after_sequences={generation.request_id: seen.get(link.address, 0)},
         until_terminal=True,
+        previews=has_previews,
     )
     async for response in link.watch_generations(request):
         for event in response.events:
@@ -194,8 +205,32 @@ async def cancel(sighting: Sighting) -> str:
     """Ask for a cancel as a person, who fences no engine, and answer the state."""
     answer = await sighting.link.cancel_generation(
         worker_pb2.CancelGenerationRequest(
-            caller=caller(sighting.generation.engine_id, worker_pb2.ROLE_OPERATOR),
-            request_id=sighting.generation.request_id,
+            caller=operator(sighting), request_id=sighting.generation.request_id
         )
     )
     return observations.generation_state(answer.state)
+
+
+async def pause(sighting: Sighting) -> str:
+    """Ask for a generation to be parked, as a person, and answer the state."""
+    answer = await sighting.link.pause_generation(
+        worker_pb2.PauseGenerationRequest(
+            caller=operator(sighting), request_id=sighting.generation.request_id
+        )
+    )
+    return observations.generation_state(answer.state)
+
+
+async def unpause(sighting: Sighting) -> str:
+    """Let a parked generation go on, as a person, and answer the state."""
+    answer = await sighting.link.unpause_generation(
+        worker_pb2.UnpauseGenerationRequest(
+            caller=operator(sighting), request_id=sighting.generation.request_id
+        )
+    )
+    return observations.generation_state(answer.state)
+
+
+def operator(sighting: Sighting) -> worker_pb2.Caller:
+    """Say that a person asks, about a generation of whoever it belongs to."""
+    return caller(sighting.generation.engine_id, worker_pb2.ROLE_OPERATOR)

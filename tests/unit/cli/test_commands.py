@@ -53,7 +53,7 @@ def test_an_unknown_option_is_told_the_nearest_one(capsys):
     assert "--state" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["watch", "fetch", "cancel"])
+@pytest.mark.parametrize("command", ["watch", "fetch", "cancel", "pause", "resume", "checkpoint"])
 def test_an_id_with_a_slash_is_refused_before_a_worker_is_asked(command, capsys, tmp_path):
     assert cli.run([command, "a/b", "--registry", str(tmp_path)]) == exits.ExitCode.INVALID
     error = capsys.readouterr().err
@@ -61,7 +61,10 @@ def test_an_id_with_a_slash_is_refused_before_a_worker_is_asked(command, capsys,
     assert "a/b" in error
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["watch", "cat"], ["fetch", "cat"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["watch", "cat"], ["fetch", "cat"], ["pause", "cat"], ["drain", "worker-1"]],
+)
 def test_an_empty_registry_is_told_with_a_way_out(arguments, capsys, tmp_path):
     code = cli.run([*arguments, "--registry", str(tmp_path)])
     assert code == exits.ExitCode.UNREACHABLE

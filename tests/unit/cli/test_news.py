@@ -41,6 +41,57 @@ def test_events_are_told_by_what_they_mean(event, kind, is_last):
     assert (item.kind, item.is_last) == (kind, is_last)
 
 
+@pytest.mark.parametrize(
+    ("event", "detail"),
+    [
+        ({"parked": worker_pb2.ParkedEvent(step=3)}, "parked after step 3"),
+        ({"unpaused": worker_pb2.UnpausedEvent()}, "goes on"),
+        (
+            {"resumed": worker_pb2.ResumedEvent(from_step=3, exactness="EXACTNESS_EXACT")},
+            "goes on after step 3, bit for bit",
+        ),
+        (
+            {"resumed": worker_pb2.ResumedEvent(from_step=3, exactness="EXACTNESS_CLOSE")},
+            "goes on after step 3; the result may differ a little",
+        ),
+        (
+            {"resumed": worker_pb2.ResumedEvent(exactness="EXACTNESS_RESTARTED")},
+            "begins anew from its seed",
+        ),
+        (
+            {
+                "handed_over": worker_pb2.HandedOverEvent(
+                    checkpoint=worker_pb2.CheckpointInfo(step=3)
+                )
+            },
+            "handed over after step 3",
+        ),
+        ({"handed_over": worker_pb2.HandedOverEvent()}, "handed over, to begin anew"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_move_is_told_with_its_step_and_what_it_means(event, detail):
+    item = news.of_event(worker_pb2.GenerationEvent(**event))
+    assert (item.kind, item.detail) == (news.Kind.NOTE, detail)
+
+
+def checkpointed(number):
+    event = worker_pb2.CheckpointedEvent(step=number, size=2_000)
+    return news.of_event(worker_pb2.GenerationEvent(request_id="cat", checkpointed=event))
+
+
+def test_a_checkpoint_is_told_with_its_step_and_size():
+    assert lines([checkpointed(3)]) == ["cat: checkpoint after step 3, 2.0 kB"]
+
+
+def test_of_many_checkpoints_a_line_is_written_for_each_quarter():
+    items = [item for number in range(1, 9) for item in (step(number), checkpointed(number))]
+    saved = [line for line in lines(items) if "checkpoint" in line]
+    assert [line.split(",")[0] for line in saved] == [
+        f"cat: checkpoint after step {number}" for number in (1, 2, 4, 6, 8)
+    ]
+
+
 def test_a_failure_tells_message_and_reason():
     error = worker_pb2.Error(reason="PIPELINE_ERROR", message="it raised")
     event = worker_pb2.GenerationEvent(failed=worker_pb2.FailedEvent(error=error))

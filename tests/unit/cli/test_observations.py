@@ -30,7 +30,21 @@ def test_a_worker_is_described_with_its_load_and_age():
 def test_a_silent_worker_has_no_numbers_in_the_table():
     view = observations.WorkerView(name="w", address="unix:/w", state="UNREACHABLE")
     cells = observations.workers_table([view]).splitlines()[1].split()
-    assert cells == ["w", "unix:/w", "UNREACHABLE", "-", "-", "-", "-", "-", "-", "-"]
+    assert cells == ["w", "unix:/w", "UNREACHABLE", *"---------"]
+
+
+def test_a_worker_tells_what_becomes_of_its_work_elsewhere():
+    worker = worker_pb2.Worker(
+        name="w",
+        incarnation="i",
+        fingerprint="f",
+        capabilities=worker_pb2.Capabilities(
+            resume=worker_pb2.RESUME_CAPABILITY_EXACT, preview=True
+        ),
+    )
+    view = observations.worker_view("unix:/w", worker, now=NOW)
+    assert (view.resume, view.has_previews, view.fingerprint) == ("exact", True, "f")
+    assert observations.workers_table([view]).splitlines()[1].split()[7:9] == ["exact", "yes"]
 
 
 def test_a_queued_generation_says_how_many_are_ahead():
