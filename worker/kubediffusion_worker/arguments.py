@@ -102,6 +102,12 @@ def _model_options(command: F) -> F:
             is_flag=True,
             help="Decode large images in tiles: less memory, slightly other pixels.",
         ),
+        click.option(
+            "--certify/--no-certify",
+            default=True,
+            show_default=True,
+            help="Try in small what resuming gives; without, runs restart from their seed.",
+        ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch."),
         click.option(
             "--lora", "loras", multiple=True, metavar="NAME=SOURCE", help="Load a LoRA adapter."
@@ -214,6 +220,7 @@ def _worker(given: Mapping[str, Any]) -> config.WorkerConfig:  # see _command
             compile=given["compile"],
             vae_slicing=given["vae_slicing"],
             vae_tiling=given["vae_tiling"],
+            certify=given["certify"],
             variant=given["variant"],
             revision=given["revision"],
         ),

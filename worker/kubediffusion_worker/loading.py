@@ -1,5 +1,6 @@
 """Loads pipelines from folders and from the hub, and says in one line why one cannot be served."""
 
+import logging
 import pathlib
 import re
 import warnings
@@ -12,7 +13,18 @@ from diffusers.pipelines import pipeline_utils
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import utils as hub_utils
 
-from kubediffusion_worker import fingerprint, folders, model, pipeline
+from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_worker import (
+    certificates,
+    certification,
+    fingerprint,
+    folders,
+    model,
+    pipeline,
+    previews,
+)
+
+logger = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DENOISERS = ("unet", "transformer", "prior", "decoder", "controlnet", "dit")
@@ -37,13 +49,36 @@ def load(config: model.ModelConfig) -> pipeline.SharedPipeline:
         loaded = _from_folder(folder, config, _dtype(config, device))
     _save_memory_in_vae(loaded, config)
     _place(loaded, config, device)
-    return pipeline.SharedPipeline(
+    shared = pipeline.SharedPipeline(
         loaded,
         config=config,
         device=device,
         weights_digest=fingerprint.weights_in_folder(folder, revision=revision),
         revision=revision,
     )
+    shared.painter = previews.painter_of(loaded)
+    shared.certificate = _certificate(shared)
+    return shared
+
+
+def _certificate(shared: pipeline.SharedPipeline) -> certification.Certificate:
+    """Returns what was found out about a pipeline, now or at an earlier start."""
+    if not shared.config.certify:
+        return certification.UNTRIED
+    folder = certificates.default_folder()
+    known = certificates.recall(folder, shared.fingerprint)
+    if known is not None:
+        return known
+    certificate = certification.certify(shared)
+    certificates.remember(folder, shared.fingerprint, certificate)
+    logger.info(
+        "Pipeline is certified",
+        extra={
+            "resume": worker_pb2.ResumeCapability.Name(certificate.resume),
+            "reason": certificate.reason,
+        },
+    )
+    return certificate
 
 
 def _be_quiet() -> None:

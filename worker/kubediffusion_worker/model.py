@@ -52,6 +52,9 @@ class ModelConfig:
     """The variant of the weight files, for example "fp16"; empty: the default files."""
     revision: str = ""
     """A branch, tag or commit of the hub's repository; empty: its default branch."""
+    certify: bool = True
+    """Try in small, once for each fingerprint, what going on from checkpoints gives. Without a
+    trial, runs that lose their worker are computed again from their seed."""
 
     def __post_init__(self) -> None:
         """Refuse values that no loader could use."""
@@ -64,7 +67,7 @@ class ModelConfig:
 
 
 def load(config: ModelConfig) -> "pipeline.SharedPipeline":
-    """Loads a pipeline; takes seconds to minutes, computes nothing.
+    """Loads a pipeline and tries it in small; takes seconds to minutes.
 
     Raises:
         ModelLoadError: It cannot be served.

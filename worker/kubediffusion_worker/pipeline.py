@@ -1,23 +1,29 @@
 """A pipeline in memory: the weights once, and a fork of everything else for each call."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 import torch
 from diffusers.pipelines import pipeline_utils
 
 from kubediffusion_proto.v1 import worker_pb2
-from kubediffusion_wire import errors
+from kubediffusion_wire import errors, identifiers
 from kubediffusion_worker import (
     adapters,
     calls,
+    certification,
     execution,
     fingerprint,
     fork,
     guard,
     model,
+    outputs,
+    previews,
+    randomness,
     runs,
     seams,
+    smallest,
     variants,
 )
 
@@ -52,12 +58,16 @@ class SharedPipeline:
         self.weights_digest = weights_digest
         self.torch_device = device
         self.device = _device_name(device)
+        self.certificate = certification.ASSUMED
+        """What resuming gives; `loading` replaces it by what was measured."""
         self._pipeline = pipeline
         self._pristine = fork.Pristine()
         self._pristine.remember(pipeline)
         with fork.forked(pipeline, self._pristine, _Unwatched()) as probe:
             self._calls = variants.task_calls(probe)
         self._guard = self._new_guard()
+        self.painter: previews.Painter | None = None
+        """Makes previews; `loading` fits one where it can."""
         self.parameters = variants.all_parameters(self._calls)
         self.adapters = adapters.AdapterShelf(pipeline, on_change=self._renew_guard)
         self.fingerprint_facts: Mapping[str, str] = fingerprint.facts(
@@ -98,21 +108,32 @@ class SharedPipeline:
     @property
     def resume_capability(self) -> worker_pb2.ResumeCapability:
         """What going on from a checkpoint gives; see `runs.LoadedPipeline`."""
-        return worker_pb2.RESUME_CAPABILITY_RESTART
+        return self.certificate.resume
 
     @property
     def has_previews(self) -> bool:
         """Whether runs can give previews."""
-        return False
+        return self.painter is not None
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether no other run may compute between the steps of one."""
-        return False
+        """Whether no other run may compute between the steps of one.
+
+        Models that take turns on the device would be there two at a time.
+        """
+        return bool(getattr(self._pipeline, "_all_hooks", None))
 
     def read_checkpoint(self, data: bytes | memoryview) -> runs.CheckpointFacts:
         """Checks a checkpoint; see `runs.LoadedPipeline`."""
-        raise errors.InvalidCheckpointError("this worker takes no checkpoints")
+        facts = checkpoints.facts(data)
+        self._open(data)
+        return facts
+
+    def _open(self, data: bytes | memoryview) -> checkpoints.Checkpoint:
+        found = checkpoints.decode(data)
+        if found.class_name != self.class_name or found.weights_digest != self.weights_digest:
+            raise errors.InvalidCheckpointError("the checkpoint is of another model")
+        return found
 
     def check(self, spec: worker_pb2.GenerationSpec) -> None:
         """Refuses what the call cannot take; see `runs.LoadedPipeline`."""
@@ -136,8 +157,13 @@ class SharedPipeline:
         checkpoint: bytes | None = None,
     ) -> "execution.PipelineRun":
         """Makes a run; see `runs.LoadedPipeline`."""
-        del checkpoint
-        return execution.PipelineRun(self, spec, seed=seed, observer=observer)
+        saved = None if checkpoint is None else self._open(checkpoint)
+        if saved is not None:
+            if saved.spec_digest != identifiers.spec_digest(spec):
+                raise errors.InvalidCheckpointError("the checkpoint is of another request")
+            if saved.seed != seed:
+                raise errors.InvalidCheckpointError("the checkpoint is of another seed")
+        return execution.PipelineRun(self, spec, seed=seed, observer=observer, saved=saved)
 
     def prepare(self, spec: worker_pb2.GenerationSpec) -> calls.PipelineCall:
         """Turns a specification into a call.
@@ -167,6 +193,26 @@ class SharedPipeline:
             raise
         finally:
             self._guard.restore()
+
+    def smallest_requests(self) -> Iterator[worker_pb2.GenerationSpec]:
+        """Yields requests to try the pipeline with, the cheapest first."""
+        return smallest.requests(self._calls[variants.Task.OWN].signature)
+
+    def compute_plainly(
+        self, spec: worker_pb2.GenerationSpec, *, seed: int
+    ) -> tuple[runs.OutputData, ...]:
+        """Calls the pipeline itself, as a user of diffusers would, for one output."""
+        call = self.prepare(spec)
+        arguments = dict(call.arguments)
+        if call.takes_generator:
+            arguments["generator"] = torch.Generator(call.generator_device).manual_seed(seed)
+        with randomness.isolated(seed), torch.no_grad():
+            returned = cast("Callable[..., object]", self._pipeline)(**arguments)
+        return outputs.collect(returned, wanted=call.output_type, seed=seed)
+
+    def set_aside(self) -> Callable[[], None] | None:
+        """Puts the modules in order for other runs while one is parked; see `guard`."""
+        return None if self.is_exclusive else self._guard.set_aside()
 
     def self_test(self) -> None:
         """Computes a little on the device; see `runs.LoadedPipeline`."""

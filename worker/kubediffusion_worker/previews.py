@@ -183,7 +183,8 @@ def _normalised_patches(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     patches = _patched(latents)
     epsilon = vae.config.get("batch_norm_eps") or norm.eps
     deviation = torch.sqrt(norm.running_var.float().cpu() + epsilon).reshape(1, -1, 1, 1)
-    return (patches - norm.running_mean.float().cpu().reshape(1, -1, 1, 1)) / deviation
+    mean: torch.Tensor = norm.running_mean.float().cpu().reshape(1, -1, 1, 1)
+    return (patches - mean) / deviation
 
 
 def _patched(latents: torch.Tensor) -> torch.Tensor:
@@ -199,7 +200,8 @@ def _fit(latents: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
     wanted = small.movedim(1, -1).flatten(0, -2).double()
     gram = inputs.T @ inputs
     gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram, inputs.T @ wanted).float()
+    fitted: torch.Tensor = torch.linalg.solve(gram, inputs.T @ wanted)
+    return fitted.float()
 
 
 def _plane(latents: torch.Tensor, *, channels: int) -> torch.Tensor | None:
