@@ -236,7 +236,13 @@ class Assembly:
         self._starting = None
         delivery = _delivery.Delivery(files, cache_bytes=settings.result_cache_bytes)
         ledger = _ledger.Ledger(journal, settings)
-        core = _core.Core(settings, ledger, delivery, instance=identifiers.new_incarnation())
+        core = _core.Core(
+            settings,
+            ledger,
+            delivery,
+            instance=identifiers.new_incarnation(),
+            on_loss=executor.take_loss,
+        )
         if isinstance(executor, linked.LinkedExecutor):
             executor.caller = core.caller
         source = executor.links()

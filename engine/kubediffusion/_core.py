@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 from kubediffusion import (
@@ -32,6 +32,7 @@ from kubediffusion import (
     _tracker,
     errors,
 )
+from kubediffusion.executors import failures
 from kubediffusion_proto.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Core:
         ledger: The requests.
         delivery: The results.
         instance: A uuid of this start.
+        on_loss: Called for each life of a worker that the engine loses.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Core:
         delivery: _delivery.Delivery,
         *,
         instance: str,
+        on_loss: Callable[[failures.WorkerFailure], None],
     ) -> None:
         self.settings = settings
         self.caller = worker_pb2.Caller(
@@ -81,6 +84,7 @@ class Core:
         self._services: list[asyncio.Task[None]] = []
         self._adapters = _lora.Adapters(settings.adapters, self.caller, self._actions.spawn)
         self._beginning = _beginning.Beginning(ledger.journal)
+        self._on_loss = on_loss
 
     @property
     def engine_id(self) -> str:
@@ -183,6 +187,7 @@ class Core:
         if former and former != incarnation:
             self._acks.drop(former)
             self._actions.forget_life(former)
+            self._tell_loss(session.link.name, former, "was started again")
         for record in self._ledger.unfinished():
             for seat in _seats(record):
                 if seat.worker == session.link.name and seat.incarnation != incarnation:
@@ -197,11 +202,22 @@ class Core:
         other = self._fleet.at(session.seat)
         if other is not None and other is not session and other.is_attached:
             return  # The same life is within reach over another link.
+        seconds = self.settings.takeover_seconds
+        reason = "is gone" if is_dead else f"was out of reach for {seconds:g} s"
+        self._tell_loss(*session.seat, reason)
         for record in self._ledger.unfinished():
             for seat in _seats(record):
                 if seat != session.seat and seat.worker != session.link.name:
                     continue
                 self.feed(record, _stimuli.Lost(seat) if is_dead else _stimuli.Unreachable(seat))
+
+    def _tell_loss(self, worker: str, incarnation: str, reason: str) -> None:
+        if incarnation:  # Else it has never been within reach.
+            self._on_loss(
+                failures.WorkerFailure(
+                    worker=worker, incarnation=incarnation, reason=reason, is_replaced=False
+                )
+            )
 
     def expected(self, incarnation: str) -> list[str]:
         """Return the ids that a worker is known to have accepted."""

@@ -59,7 +59,10 @@ class Fleet:
     def reap(self) -> None:
         """End conversations with workers that left and have nothing of ours."""
         for session, task in list(self._tasks.items()):
-            if not session.is_listed and not self._host.is_needed(session):
+            is_over = not session.is_listed and not self._host.is_needed(session)
+            if is_over and not task.cancelling():
+                if session.link.is_gone:
+                    self._host.lose(session, is_dead=True)
                 task.cancel()
 
     def cancel(self) -> None:

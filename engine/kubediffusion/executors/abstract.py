@@ -134,6 +134,12 @@ class DiffusionExecutor(abc.ABC):
         """Tell the callbacks of a failure, once for each life of a worker."""
         self._failures.report(failure)
 
+    def take_loss(self, failure: failures.WorkerFailure) -> None:  # noqa: B027  (see start)
+        """Take note that the engine has lost a worker, from the engine's loop.
+
+        The default leaves it at that: who starts workers knows better when and why they end.
+        """
+
     @staticmethod
     def get_class(config: _config.OmniDiffusionConfig) -> type[DiffusionExecutor]:
         """Return the executor class that `config.distributed_executor_backend` names.

@@ -17,6 +17,7 @@ from kubediffusion.executors import handles, linked
 
 if TYPE_CHECKING:
     from kubediffusion import _config
+    from kubediffusion.executors import failures
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,10 @@ class ExternalDiffusionExecutor(linked.LinkedExecutor):
             ) from error
         if answer is not None and not answer:
             raise errors.WorkerFailedError(f"_check_worker_health() returned {answer!r:.100}")
+
+    def take_loss(self, failure: failures.WorkerFailure) -> None:
+        """Tell the callbacks: nobody but the engine watches over these workers."""
+        self.report_failure(failure)
 
     def _connect(self, loop: _loop.EngineLoop) -> None:
         returned = self._connect_to_workers()

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+import kubediffusion
 import scripted_executor
 import scripted_worker
 from kubediffusion import _loop, errors
 from kubediffusion._links import remote
-from kubediffusion.executors import external
+from kubediffusion.executors import external, failures
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import registry
 
@@ -406,3 +407,73 @@ def test_a_disconnect_hook_that_fails_does_not_stop_the_shutdown(
     with started(Failing(config())):
         pass
     assert "_disconnect_from_workers() failed" in caplog.text
+
+
+@pytest.fixture
+def told() -> queue.SimpleQueue[failures.WorkerFailure]:
+    return queue.SimpleQueue()
+
+
+def test_an_engine_tells_of_an_external_worker_that_is_out_of_reach_for_too_long(
+    told: queue.SimpleQueue[failures.WorkerFailure],
+) -> None:
+    worker = Service("w")
+    with kubediffusion.DiffusionEngine(external_config(workers=[worker.address])) as engine:
+        engine.register_failure_callback(told.put)
+        worker.close()
+        failure = told.get(timeout=PATIENCE)
+    assert failure.incarnation == worker.service.incarnation
+    assert failure.reason == "was out of reach for 0.05 s"
+    assert not failure.is_replaced
+
+
+def test_an_engine_tells_of_an_external_worker_that_another_one_has_replaced(
+    folder: pathlib.Path, told: queue.SimpleQueue[failures.WorkerFailure]
+) -> None:
+    old = Service("w")
+    registry.write(old.entry(), folder)
+    settings = external_config(registry=folder, takeover_seconds=PATIENCE)
+    with serving("w") as (new,), kubediffusion.DiffusionEngine(settings) as engine:
+        engine.register_failure_callback(told.put)
+        registry.write(new.entry(), folder)
+        failure = told.get(timeout=PATIENCE)
+        old.close()
+    assert (failure.worker, failure.incarnation) == ("w", old.service.incarnation)
+    assert failure.reason == "is gone"
+
+
+def test_an_engine_tells_of_an_external_worker_that_was_started_again(
+    tmp_path: pathlib.Path, told: queue.SimpleQueue[failures.WorkerFailure]
+) -> None:
+    address = f"unix:{tmp_path}/w.sock"
+    old = Service("w", address)
+    settings = external_config(workers=[address], takeover_seconds=PATIENCE)
+    with kubediffusion.DiffusionEngine(settings) as engine:
+        engine.register_failure_callback(told.put)
+        old.close()
+        new = Service("w", address)
+        failure = told.get(timeout=PATIENCE)
+        new.close()
+    assert (failure.incarnation, failure.reason) == (
+        old.service.incarnation,
+        "was started again",
+    )
+
+
+def test_an_engine_tells_nothing_of_an_external_worker_that_never_was(
+    tmp_path: pathlib.Path, told: queue.SimpleQueue[failures.WorkerFailure]
+) -> None:
+    worker = Service("w")
+    addresses = [f"unix:{tmp_path}/nobody.sock", worker.address]
+    with kubediffusion.DiffusionEngine(external_config(workers=addresses)) as engine:
+        engine.register_failure_callback(told.put)
+        worker.close()
+        assert told.get(timeout=PATIENCE).incarnation == worker.service.incarnation
+    assert told.empty()
+
+
+def external_config(**options: Any) -> kubediffusion.OmniDiffusionConfig:
+    backend = "external_launcher"
+    return config(
+        "", distributed_executor_backend=backend, **{"takeover_seconds": 0.05, **options}
+    )
