@@ -30,7 +30,7 @@ class ResultFiles:
         Raises:
             JournalError: The disk is full or cannot be written.
         """
-        path = self._path(request_id)
+        path = self.path(request_id)
         scratch = path.with_suffix(".new")
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -54,7 +54,7 @@ class ResultFiles:
             EvictedError: It is not there any more, or not as it was.
         """
         try:
-            data = bytearray(self._path(request_id).read_bytes())
+            data = bytearray(self.path(request_id).read_bytes())
         except OSError as error:
             raise errors.EvictedError(
                 f"the result of {request_id!r} is not kept any more: {error.strerror}"
@@ -67,9 +67,10 @@ class ResultFiles:
         """Delete results; what is not there is no error."""
         for request_id in request_ids:
             with contextlib.suppress(OSError):
-                self._path(request_id).unlink(missing_ok=True)
+                self.path(request_id).unlink(missing_ok=True)
 
-    def _path(self, request_id: str) -> pathlib.Path:
+    def path(self, request_id: str) -> pathlib.Path:
+        """Return where a result is, or would be."""
         # An id may be longer than a file name, and differ from others by case alone.
         return self._folder / (hashlib.sha256(request_id.encode()).hexdigest()[:40] + ".bin")
 

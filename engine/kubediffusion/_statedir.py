@@ -40,6 +40,10 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
+class InUseError(errors.JournalError):
+    """Is raised when another process has the folder."""
+
+
 class StateDir:
     """An engine's own folder, locked for this process.
 
@@ -47,18 +51,26 @@ class StateDir:
         root: The configured `state_dir`; may hold the folders of several engines.
         engine_id: Names the folder.
         journal_mode: "auto", "wal" or "rollback".
+        patience: Seconds to wait for a predecessor that is just ending.
 
     Raises:
         JournalError: Another process uses it, it cannot be written, or it is on a network
             file system and `journal_mode` is not "rollback".
     """
 
-    def __init__(self, root: pathlib.Path, engine_id: str, *, journal_mode: str) -> None:
+    def __init__(
+        self,
+        root: pathlib.Path,
+        engine_id: str,
+        *,
+        journal_mode: str,
+        patience: float = LOCK_SECONDS,
+    ) -> None:
         self.folder = folder_of(root, engine_id)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.uses_wal = _uses_wal(self.folder, journal_mode)
-            self._lock: int | None = _lock(self.folder / "lock", engine_id)
+            self._lock: int | None = _lock(self.folder / "lock", engine_id, patience)
         except OSError as error:
             raise errors.JournalError(
                 f"cannot use the state_dir {str(self.folder)!r}: {error.strerror or error}"
@@ -73,6 +85,11 @@ class StateDir:
     def results(self) -> pathlib.Path:
         """The folder of results."""
         return self.folder / "results"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
 
     def close(self) -> None:
         """Let another process have the folder. Idempotent."""
@@ -128,9 +145,9 @@ def _uses_wal(folder: pathlib.Path, journal_mode: str) -> bool:
     return True
 
 
-def _lock(path: pathlib.Path, engine_id: str) -> int:
+def _lock(path: pathlib.Path, engine_id: str, patience: float) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +157,7 @@ def _lock(path: pathlib.Path, engine_id: str) -> int:
                 continue
             holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(file)
-            raise errors.JournalError(
+            raise InUseError(
                 f"another engine with engine_id {engine_id!r} uses this state_dir (process "
                 f"{holder}); stop it, or give this engine another engine_id"
             ) from None
