@@ -26,7 +26,7 @@ class AdapterShelf:
     """The adapters of one pipeline; see `runs.AdapterShelf`.
 
     An inactive adapter leaves no trace in results: its layers hand on what the base layers
-    compute. Only one run at a time may have adapters active.
+    compute. Runs that compute in turns have theirs act one after the other.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class AdapterShelf:
         self._keys = itertools.count()
         # By name: diffusers' name for it, in which dots are not allowed, and what it is.
         self._entries: dict[str, tuple[str, runs.LoadedAdapter]] = {}
+        self._acting: list[tuple[str, float]] = []
+        """Diffusers' names and scales of those that act."""
 
     @property
     def is_supported(self) -> bool:
@@ -66,6 +68,7 @@ class AdapterShelf:
             )
         file = _find(source, weight_name)
         adapter = runs.LoadedAdapter(name=name, sha256=_digest(file))
+        self._act([])
         key = f"adapter_{next(self._keys)}"
         self._inject(file, key)
         replaced = self._entries.get(name)
@@ -80,6 +83,7 @@ class AdapterShelf:
         entry = self._entries.pop(name, None)
         if entry is None:
             return False
+        self._act([])
         self._remove(entry[0])
         self._on_change()
         return True
@@ -101,22 +105,44 @@ class AdapterShelf:
         return [(self._entry(use.name)[1].sha256, use.scale) for use in uses]
 
     @contextlib.contextmanager
-    def active(self, uses: Sequence[worker_pb2.AdapterUse]) -> Iterator[None]:
+    def active(self, uses: Sequence[worker_pb2.AdapterUse]) -> Iterator[Callable[[], None]]:
         """Makes adapters act for the duration of a run, and no other ones.
+
+        Returns:
+            What makes them act again after other runs have computed; it raises
+            errors.AdapterNotFoundError where one of them is not loaded any more.
 
         Raises:
             errors.AdapterNotFoundError: One of them is not loaded.
         """
-        if not uses:
-            yield
-            return
-        keys = [self._entry(use.name)[0] for use in uses]
+        wanted = [(self._entry(use.name)[0], use.scale) for use in uses]
+
+        def again() -> None:
+            resident = {key for key, _ in self._entries.values()}
+            if any(key not in resident for key, _ in wanted):
+                raise errors.AdapterNotFoundError(
+                    "an adapter of this generation was unloaded or replaced while it was parked"
+                )
+            self._act(wanted)
+
         try:
-            self._mixin.set_adapters(keys, [use.scale for use in uses])
-            self._mixin.enable_lora()
-            yield
+            self._act(wanted)
+            yield again
         finally:
+            self._act([])
+
+    def _act(self, wanted: list[tuple[str, float]]) -> None:
+        """Makes adapters act instead of those that do."""
+        if wanted == self._acting:
+            return
+        # Whatever goes wrong below, it is not known to be right.
+        self._acting = [("", 0.0)]
+        if wanted:
+            self._mixin.set_adapters([key for key, _ in wanted], [scale for _, scale in wanted])
+            self._mixin.enable_lora()
+        else:
             self._mixin.disable_lora()
+        self._acting = wanted
 
     @property
     def _mixin(self) -> lora_base.LoraBaseMixin:
