@@ -12,12 +12,12 @@ import random
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kubediffusion import _placement, _stimuli, _tracker
+from kubediffusion import _placement, _stimuli, _submission, _tracker
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 
 if TYPE_CHECKING:
-    from kubediffusion import _delivery, _record, _session
+    from kubediffusion import _checkpoints, _delivery, _record, _session
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,15 @@ class Actions:
     Args:
         host: The engine's core.
         delivery: Takes results.
+        shelf: Has checkpoints.
     """
 
-    def __init__(self, host: Host, delivery: _delivery.Delivery) -> None:
+    def __init__(
+        self, host: Host, delivery: _delivery.Delivery, shelf: _checkpoints.Shelf
+    ) -> None:
         self._host = host
         self._delivery = delivery
+        self._shelf = shelf
         self._tasks: set[asyncio.Task[None]] = set()
         self._long: set[asyncio.Task[None]] = set()
         self._fetching: dict[str, asyncio.Semaphore] = {}
@@ -97,9 +101,13 @@ class Actions:
         if session is None:
             self.ask(record, seat)
             return
+        submission = _submission.Submission(
+            self._host, self._shelf, session, record, seat, attempt
+        )
+        # Counted before the next request is placed.
         session.in_flight += 1
         session.unreported += 1
-        self.spawn(self._submit(session, record, seat, attempt))
+        self.spawn(submission.run())
 
     def ask(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         """Find out whether a worker that left an answer open still lives."""
@@ -112,6 +120,10 @@ class Actions:
     def cancel(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         """Ask a worker to cancel."""
         self.spawn(self._cancel(record, seat))
+
+    def pause(self, record: _record.Record, seat: _stimuli.Seat) -> None:
+        """Ask a worker to let a generation rest."""
+        self.spawn(self._pause(record, seat))
 
     def acknowledge(self, request_id: str, seat: _stimuli.Seat) -> None:
         """Let a worker forget a generation."""
@@ -135,59 +147,6 @@ class Actions:
         self._long.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("action failed", exc_info=task.exception())
-
-    async def _submit(
-        self,
-        session: _session.Session,
-        record: _record.Record,
-        seat: _stimuli.Seat,
-        attempt: int,
-    ) -> None:
-        try:
-            response = await session.link.submit_generation(self._request(record, attempt))
-        except errors.StaleEpochError as error:
-            self._host.fence(error)
-        except errors.WorkerFailedError as error:
-            self._refuse(session, record, seat, error)
-        except errors.RetryElsewhereError:
-            self._host.feed(record, _stimuli.AnswerLost(seat))
-        except errors.KubediffusionError as error:
-            self._refuse(session, record, seat, error)
-        else:
-            taken = _stimuli.Seat(seat.worker, response.incarnation or seat.incarnation)
-            self._host.feed(record, _stimuli.Accepted(taken))
-            if not response.is_created:
-                # Its events may have been told long ago.
-                self._host.take_listed(record, taken, response.generation)
-        finally:
-            session.in_flight -= 1
-            self._host.pump()
-
-    def _refuse(
-        self,
-        session: _session.Session,
-        record: _record.Record,
-        seat: _stimuli.Seat,
-        error: errors.KubediffusionError,
-    ) -> None:
-        session.unreported = max(0, session.unreported - 1)
-        if not isinstance(error, errors.FixRequestError | errors.PoisonedError):
-            pause = session.close_for(error.retry_delay)
-            asyncio.get_running_loop().call_later(pause, self._host.pump)
-        self._host.feed(record, _stimuli.Refused(seat, error))
-
-    def _request(self, record: _record.Record, attempt: int) -> worker_pb2.SubmitGenerationRequest:
-        request = worker_pb2.SubmitGenerationRequest(
-            caller=self._host.caller,
-            request_id=record.request_id,
-            spec=record.spec,
-            attempt=attempt,
-            priority=record.priority,
-            min_exactness=record.min_exactness,
-        )
-        if record.deadline is not None:
-            request.deadline.FromNanoseconds(round(record.deadline * 1e9))
-        return request
 
     async def _ask(self, record: _record.Record, seat: _stimuli.Seat) -> None:
         tries = 0
@@ -259,6 +218,23 @@ class Actions:
                     extra={"generation": record.request_id, "cause": error.message},
                 )
             return
+
+    async def _pause(self, record: _record.Record, seat: _stimuli.Seat) -> None:
+        request = worker_pb2.PauseGenerationRequest(
+            caller=self._host.caller, request_id=record.request_id
+        )
+        session = self._host.session_at(seat)
+        if session is None:
+            return
+        try:
+            await session.link.pause_generation(request)
+        except errors.StaleEpochError as error:
+            self._host.fence(error)
+        except errors.KubediffusionError as error:
+            logger.warning(
+                "worker does not pause",
+                extra={"generation": record.request_id, "cause": error.message},
+            )
 
     async def _acknowledge(self, request_id: str, seat: _stimuli.Seat) -> None:
         request = worker_pb2.AckGenerationRequest(caller=self._host.caller, request_id=request_id)

@@ -13,6 +13,7 @@ from kubediffusion.executors import abstract, foreign, linked
 
 if TYPE_CHECKING:
     from kubediffusion import (
+        _checkpoints,
         _config,
         _core,
         _desk,
@@ -224,7 +225,7 @@ class Assembly:
         from kubediffusion_wire import identifiers
 
         settings, cleanup = self.settings, self._cleanup
-        journal, files = _open_state(settings, cleanup)
+        journal, files, checkpoints = _open_state(settings, cleanup)
         loop = _loop.EngineLoop()
         cleanup.callback(loop.close)
         executor = self._executor_class(self.config)
@@ -241,6 +242,7 @@ class Assembly:
             ledger,
             delivery,
             instance=identifiers.new_incarnation(),
+            checkpoints=checkpoints,
             on_loss=executor.take_loss,
         )
         if isinstance(executor, linked.LinkedExecutor):
@@ -285,8 +287,8 @@ def _stop(loop: _loop.EngineLoop, core: _core.Core) -> None:
 
 def _open_state(
     settings: _settings.EngineSettings, cleanup: contextlib.ExitStack
-) -> tuple[_journal.Journal, _results.ResultFiles | None]:
-    """Open the journal and the place for results.
+) -> tuple[_journal.Journal, _results.ResultFiles | None, _checkpoints.CheckpointFiles | None]:
+    """Open the journal and the places for results and checkpoints.
 
     Raises:
         JournalError: They cannot be used, or another process uses them.
@@ -296,8 +298,8 @@ def _open_state(
     if settings.state_dir is None:
         journal = _journal.SqliteJournal()
         cleanup.callback(journal.close)
-        return journal, None
-    from kubediffusion import _results, _statedir
+        return journal, None, None
+    from kubediffusion import _checkpoints, _results, _statedir
 
     folder = _statedir.StateDir(
         settings.state_dir, settings.engine_id, journal_mode=settings.journal_mode
@@ -305,4 +307,5 @@ def _open_state(
     cleanup.callback(folder.close)
     journal = _journal.SqliteJournal(folder.journal, uses_wal=folder.uses_wal)
     cleanup.callback(journal.close)
-    return journal, _results.ResultFiles(folder.results) if settings.keep_results else None
+    results = _results.ResultFiles(folder.results) if settings.keep_results else None
+    return journal, results, _checkpoints.CheckpointFiles(folder.checkpoints)

@@ -139,6 +139,20 @@ class OmniDiffusionConfig:
     takeover_seconds: float = 20.0
     """Seconds a worker may be out of reach before its generations go elsewhere."""
 
+    hang_seconds: float = 60.0
+    """Seconds without a step from which a denoising loop counts as stuck, and its generation
+    goes elsewhere; ten times as many before the first step and after the last one."""
+
+    hang_factor: float = 20.0
+    """Steps' worth of time without a step, likewise; the longer of both counts."""
+
+    checkpoint: bool | Mapping[str, Any] = True
+    """Which checkpoints this engine fetches from workers, so that generations go on elsewhere
+    when their worker dies: "fetch" (False: only what workers hand over), "keep" (of each
+    generation, 2), "max_bytes" (of one, 2 GB), "total_bytes" (of all in `state_dir`, 20 GB),
+    "memory_bytes" (of all in memory, 1 GB). True: all of these; False: no fetch."""
+    # Any: bool or int
+
     max_pending: int = 20_000
     """Unfinished generations; `submit` beyond it raises `QueueFullError`."""
 

@@ -7,7 +7,6 @@ placement about workers, the merge about what a worker turns out to hold.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,14 +16,14 @@ from kubediffusion import (
     _acks,
     _actions,
     _beginning,
-    _changes,
+    _checkpoints,
     _dispatch,
-    _events,
     _fleet,
-    _instructions,
+    _keeper,
     _ledger,
     _lora,
     _news,
+    _outcomes,
     _reattach,
     _record,
     _session,
@@ -55,6 +54,7 @@ class Core:
         ledger: The requests.
         delivery: The results.
         instance: A uuid of this start.
+        checkpoints: Where checkpoints are kept; None: in memory.
         on_loss: Called for each life of a worker that the engine loses.
     """
 
@@ -65,6 +65,7 @@ class Core:
         delivery: _delivery.Delivery,
         *,
         instance: str,
+        checkpoints: _checkpoints.CheckpointFiles | None,
         on_loss: Callable[[failures.WorkerFailure], None],
     ) -> None:
         self.settings = settings
@@ -77,10 +78,21 @@ class Core:
         """Why nothing works any more; None while it does."""
         self._ledger = ledger
         self._delivery = delivery
-        self._actions = _actions.Actions(self, delivery)
+        shelf = _checkpoints.Shelf(settings.checkpoint, checkpoints, ledger.write)
+        self.keeper = _keeper.Keeper(self, shelf)
+        self._actions = _actions.Actions(self, delivery, shelf)
         self._acks = _acks.Acknowledgements(self._actions.acknowledge, self._retained_bytes)
         self._fleet = _fleet.Fleet(self, takeover_seconds=settings.takeover_seconds)
         self._dispatcher = _dispatch.Dispatcher(self._fleet, self.feed, self._may_give_out)
+        self._outcomes = _outcomes.Outcomes(
+            ledger=ledger,
+            delivery=delivery,
+            actions=self._actions,
+            acks=self._acks,
+            dispatcher=self._dispatcher,
+            keeper=self.keeper,
+            fleet=self._fleet,
+        )
         self._services: list[asyncio.Task[None]] = []
         self._adapters = _lora.Adapters(settings.adapters, self.caller, self._actions.spawn)
         self._beginning = _beginning.Beginning(ledger.journal)
@@ -95,10 +107,13 @@ class Core:
 
     def start(self, source: protocol.LinkSource) -> None:
         """Recall the journal and follow the workers."""
-        for record in self._ledger.recall():
+        records = self._ledger.recall()
+        self.keeper.shelf.recall(records, self._ledger.journal.checkpoints())
+        for record in records:
             self._schedule_deadline(record)
             if record.tracker.phase is _tracker.Phase.WAITING:
-                self._dispatcher.add(record)
+                if not record.tracker.is_paused:
+                    self._dispatcher.add(record)
             elif record.tracker.phase is _tracker.Phase.RECALLED:
                 self._expect_again(record)
         self._serve(self._follow(source))
@@ -121,6 +136,10 @@ class Core:
             logger.error("a newer start of this engine took over", extra={"cause": error.message})
             self._halt(error)
             self._fleet.cancel()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], *, is_long: bool = False) -> None:
+        """Run something beside everything else; what is long is not waited for at the end."""
+        self._actions.spawn(coroutine, is_long=is_long)
 
     def _serve(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something for as long as the engine lives."""
@@ -221,7 +240,12 @@ class Core:
 
     def expected(self, incarnation: str) -> list[str]:
         """Return the ids that a worker is known to have accepted."""
-        phases = (_tracker.Phase.RUNNING, _tracker.Phase.RECALLED, _tracker.Phase.FETCHING)
+        phases = (
+            _tracker.Phase.RUNNING,
+            _tracker.Phase.RECALLED,
+            _tracker.Phase.SALVAGING,
+            _tracker.Phase.FETCHING,
+        )
         return [
             record.request_id
             for record in self._ledger.unfinished()
@@ -319,11 +343,19 @@ class Core:
                 self.pump()
             elif kind in _news.TERMINAL:
                 session.note_ended()
+            if kind == "checkpointed":
+                self._announce(record, seat, event.checkpointed)
             if kind is not None:
                 _news.note_event(record, seat, kind, event)
                 stimulus = _news.of_event(seat, kind, event)
                 if stimulus is not None:
                     self.feed(record, stimulus)
+
+    def _announce(
+        self, record: _record.Record, seat: _stimuli.Seat, told: worker_pb2.CheckpointedEvent
+    ) -> None:
+        if record.tracker.seat == seat:
+            self.keeper.announce(record, _keeper.Wanted(seat, told.size, told.sha256))
 
     def _unknown(
         self, seat: _stimuli.Seat, event: worker_pb2.GenerationEvent
@@ -401,87 +433,7 @@ class Core:
         if self.stopped is not None:
             return  # What is under way belongs to the next start.
         for instruction in record.tracker.handle(stimulus):
-            self._carry_out(record, instruction)
-
-    def _carry_out(  # noqa: C901  # a table
-        self, record: _record.Record, instruction: _instructions.Instruction
-    ) -> None:
-        match instruction:
-            case _instructions.WriteWaiting(attempt, strikes, deaths):
-                waiting = (record.request_id, attempt, strikes, json.dumps(deaths))
-                self._ledger.write(record, _changes.Waiting(*waiting))
-                self._moved(record)
-            case _instructions.WritePlaced(seat, attempt):
-                change = _changes.Placed(record.request_id, *seat, attempt)
-                self._ledger.write(record, change)
-            case _instructions.WriteAccepted(seat):
-                record.worker = seat.worker
-                self._ledger.write(record, _changes.Accepted(record.request_id, *seat))
-            case _instructions.WriteCancelling():
-                self._ledger.write(record, _changes.Cancelling(record.request_id))
-            case _instructions.WritePaused(is_paused):
-                self._ledger.write(record, _changes.Paused(record.request_id, is_paused))
-            case _instructions.WriteEnded():
-                self._end(record, instruction)
-            case _instructions.Queue(failures):
-                self._dispatcher.add(record, failures)
-            case _instructions.Submit(seat, attempt):
-                self._actions.submit(record, seat, attempt)
-            case _instructions.Ask(seat):
-                self._actions.ask(record, seat)
-            case _instructions.Cancel(seat):
-                self._actions.cancel(record, seat)
-            case _instructions.Pause() | _instructions.DropCheckpoint():
-                pass
-            case _instructions.Salvage(seat):
-                self.feed(record, _stimuli.Salvaged(seat))
-            case _instructions.Fetch(seat):
-                record.worker = seat.worker
-                self._actions.fetch(record, seat)
-            case _instructions.Ack(seat):
-                self._acknowledge(record, seat)
-            case _instructions.Publish(ending, error):
-                self._publish(record, ending, error)
-            case _:
-                assert_never(instruction)
-
-    def _moved(self, record: _record.Record) -> None:
-        if record.state is not _events.GenerationState.PENDING:
-            record.note("moved", record.worker)
-        record.state = _events.GenerationState.PENDING
-        record.progress = None
-
-    def _end(self, record: _record.Record, instruction: _instructions.WriteEnded) -> None:
-        is_written = self._ledger.end(record, instruction)
-        record.final_seat = instruction.seat
-        is_success = instruction.ending is _stimuli.Ending.SUCCEEDED
-        is_stored = record.is_kept if is_success else self._ledger.journal.is_durable
-        record.is_kept = is_written and is_stored
-        if record.header is not None:
-            self._dispatcher.learn(record.header.metrics.compute_seconds)
-
-    def _acknowledge(self, record: _record.Record, seat: _stimuli.Seat) -> None:
-        """Acknowledge now what is safe here, and later what only its worker remembers."""
-        is_safe = record.is_kept or record.is_delivered or record.tracker.is_cancelling
-        if is_safe or seat != record.final_seat:
-            self._actions.acknowledge(record.request_id, seat)
-        else:
-            size = record.header.size if record.header is not None else 0
-            self._acks.hold(record.request_id, seat, size)
-
-    def _publish(
-        self,
-        record: _record.Record,
-        ending: _stimuli.Ending,
-        error: errors.KubediffusionError | None,
-    ) -> None:
-        record.announced.clear()
-        record.is_delivered = record.tracker.is_cancelling
-        record.publish(ending, error)
-        self._ledger.publish(record)
-        for old in self._ledger.retired():
-            self._delivery.forget(old)
-        self._fleet.reap()
+            self._outcomes.carry_out(record, instruction)
 
     def pump(self) -> None:
         """Look for workers for the requests that wait."""

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kubediffusion import _placement, _stimuli, _waiting
+from kubediffusion import _placement, _stimuli, _tracker, _waiting
 
 if TYPE_CHECKING:
     from kubediffusion import _fleet, _record
@@ -44,6 +44,7 @@ class Dispatcher:
             pause = _placement.backoff(failures, random.random())
             asyncio.get_running_loop().call_later(pause, self.add, record)
             return
+        record.set_demand()
         self._waiting.add(record)
         self.pump()
 
@@ -66,9 +67,14 @@ class Dispatcher:
                 tuple(candidates.values()), typical_seconds=self._typical_seconds
             )
             if pair is None:
-                return
+                break
             record, chosen = pair
+            record.waiting_for = ""
             session = sessions[chosen.name]
             self._feed(record, _stimuli.Assigned(session.seat))
             # The others are as they were; with many workers that saves most of the time.
             candidates[chosen.name] = session.candidate()
+        for record, reason in self._waiting.stranded(tuple(candidates.values())):
+            if reason != record.waiting_for and record.tracker.phase is _tracker.Phase.WAITING:
+                record.waiting_for = reason
+                record.note("waiting", "", reason=reason)

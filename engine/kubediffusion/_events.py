@@ -61,7 +61,7 @@ _MINOR = frozenset({"progress", "preview"})
 """Kinds of events that mean little once there is a newer one."""
 
 
-_EXACTNESS = {
+EXACTNESS = {
     worker_pb2.EXACTNESS_EXACT: "exact",
     worker_pb2.EXACTNESS_CLOSE: "close",
     worker_pb2.EXACTNESS_RESTARTED: "restarted",
@@ -92,8 +92,9 @@ class GenerationEvent:
     kind: str
     """"queued", "started", "progress", "preview", "checkpointed" (its state after `step` is
     safe), "parked" (by `pause`), "unpaused", "moved" (its worker is lost or leaves, another one
-    takes over), "resumed" (there, from `step`), "gap" (events before this one are lost), and
-    last "succeeded", "failed" or "cancelled"."""
+    takes over), "waiting" (no worker will take it as things are), "resumed" (there, from
+    `step`), "checkpoint_lost" (it goes on, but this engine cannot keep its newest state), "gap"
+    (events before this one are lost), and last "succeeded", "failed" or "cancelled"."""
     request_id: str
     sequence: int
     """Of the worker's events of this generation, from 1; 0 for the engine's own."""
@@ -117,6 +118,8 @@ class GenerationEvent:
     where it may differ a little, "restarted" where everything is computed anew."""
     checkpoint_bytes: int = 0
     """Of "checkpointed": its size."""
+    reason: str = ""
+    """Of "waiting" and "checkpoint_lost": why, in words."""
     preview_jpeg: bytes = b""
     """Of "preview": a JPEG file."""
     output: _output.OmniRequestOutput | None = None
@@ -149,6 +152,7 @@ class Note(NamedTuple):
     message: worker_pb2.GenerationEvent | None
     """None for the engine's own."""
     coalesced: int
+    reason: str = ""
 
 
 class EventLog:
@@ -162,13 +166,17 @@ class EventLog:
         return len(self._notes)
 
     def append(
-        self, kind: str, worker: str, message: worker_pb2.GenerationEvent | None = None
+        self,
+        kind: str,
+        worker: str,
+        message: worker_pb2.GenerationEvent | None = None,
+        reason: str = "",
     ) -> None:
         """Keep an event."""
         coalesced = message.coalesced if message is not None else 0
         if len(self._notes) >= MAX_KEPT:
             coalesced += self._make_room()
-        self._notes.append(Note(self._next, kind, worker, message, coalesced))
+        self._notes.append(Note(self._next, kind, worker, message, coalesced, reason))
         self._next += 1
 
     def after(self, number: int) -> Note | None:
@@ -218,6 +226,7 @@ def from_note(request_id: str, attempt: int, note: Note) -> GenerationEvent:
             attempt=attempt,
             time=None,
             worker=note.worker,
+            reason=note.reason,
         )
     return GenerationEvent(
         kind=note.kind,
@@ -231,7 +240,7 @@ def from_note(request_id: str, attempt: int, note: Note) -> GenerationEvent:
         position=message.queued.position,
         wait_seconds=message.queued.wait_seconds,
         step=_step(message),
-        exactness=_EXACTNESS.get(message.resumed.exactness, ""),
+        exactness=EXACTNESS.get(message.resumed.exactness, ""),
         checkpoint_bytes=message.checkpointed.size,
         preview_jpeg=message.preview.image,
     )

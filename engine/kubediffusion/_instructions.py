@@ -95,6 +95,8 @@ class Salvage(NamedTuple):
     """Get the newest checkpoint before the worker may forget it."""
 
     seat: _stimuli.Seat
+    sha256: str = ""
+    """Of the checkpoint; empty where it is not known."""
 
 
 class DropCheckpoint(NamedTuple):
@@ -120,12 +122,10 @@ class Publish(NamedTuple):
     error: errors.KubediffusionError | None = None
 
 
+Writing = WriteWaiting | WritePlaced | WriteAccepted | WriteCancelling | WritePaused
+
 Instruction = (
-    WriteWaiting
-    | WritePlaced
-    | WriteAccepted
-    | WriteCancelling
-    | WritePaused
+    Writing
     | WriteEnded
     | Queue
     | Submit

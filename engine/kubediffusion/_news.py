@@ -26,8 +26,16 @@ def of_event(
             return _stimuli.Finished(seat, _stimuli.Ending.FAILED, error)
         case "cancelled":
             return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED)
+        case "resumed":
+            return _stimuli.Resumed(seat, event.resumed.from_step)
+        case "parked":
+            return _stimuli.PauseAsked(seat)
+        case "unpaused":
+            return _stimuli.UnpauseAsked(seat)
         case "handed_over":
-            return _stimuli.HandedOver(seat)
+            checkpoint = event.handed_over.checkpoint
+            has_one = event.handed_over.HasField("checkpoint")
+            return _stimuli.HandedOver(seat, is_safe=not has_one, sha256=checkpoint.sha256)
         case _:
             return None
 
@@ -45,7 +53,7 @@ def of_listing(seat: _stimuli.Seat, generation: worker_pb2.Generation) -> _stimu
         case worker_pb2.GENERATION_STATE_CANCELLED:
             return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED)
         case worker_pb2.GENERATION_STATE_HANDED_OVER:
-            return _stimuli.HandedOver(seat)
+            return _stimuli.HandedOver(seat, is_safe=False)  # A listing does not tell.
         case _:
             return None
 
@@ -66,6 +74,7 @@ def note_event(
     record.state = _events.STATES_BY_EVENT.get(kind, record.state)
     if kind == "progress":
         record.progress = _events.to_progress(event.progress)
+        record.step_seconds = event.progress.seconds_per_step or record.step_seconds
     record.note(kind, seat.worker, event)
 
 

@@ -6,18 +6,13 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kubediffusion import errors
+from kubediffusion import _events, errors
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import images, tensors
 
 if TYPE_CHECKING:
     import PIL.Image
 
-_EXACTNESS = {
-    worker_pb2.EXACTNESS_EXACT: "exact",
-    worker_pb2.EXACTNESS_CLOSE: "close",
-    worker_pb2.EXACTNESS_RESTARTED: "restarted",
-}
 _ENCODINGS = {
     worker_pb2.ENCODING_PNG: "png",
     worker_pb2.ENCODING_JPEG: "jpeg",
@@ -58,7 +53,7 @@ class OmniRequestOutput:
         prompt: str = "",
         output_type: str = "pil",
         header: worker_pb2.Result | None = None,
-        data: bytes | bytearray = b"",
+        data: bytes | bytearray | memoryview = b"",
         worker: str = "",
         attempt: int = 1,
         finished: bool = True,
@@ -73,7 +68,7 @@ class OmniRequestOutput:
         self.attempt = attempt
         self.finished = finished
         self.error = error
-        self.exactness = _EXACTNESS.get(self._header.exactness, "")
+        self.exactness = _events.EXACTNESS.get(self._header.exactness, "")
         self.resumed_from = self._header.resumed_from
         self.fingerprint = self._header.fingerprint
         self.seeds = [output.seed for output in self._header.outputs]

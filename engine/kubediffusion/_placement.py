@@ -22,6 +22,12 @@ class Demand(NamedTuple):
     """Empty: any."""
     adapters: tuple[str, ...] = ()
     """Names of LoRA adapters."""
+    fingerprint: str = ""
+    """Of the worker that took the checkpoint to go on from; empty: there is none."""
+    worth: float = 0.0
+    """Seconds of work that the checkpoint stands for."""
+    is_strict: bool = False
+    """Whether only a worker with that fingerprint will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,12 @@ class Candidate:
     """Requests that this engine sent since its last report, less those that ended."""
     in_flight: int = 0
     """Requests of this engine whose answer is awaited."""
+    fingerprint: str = ""
+    """Names what its results depend on bit for bit; empty where it did not tell."""
+    can_resume: bool = False
+    """Whether it goes on from checkpoints, instead of beginning anew."""
+    is_hopeful: bool = True
+    """Whether it takes work, now or as soon as it has loaded its model or has room."""
 
 
 def choose(
@@ -55,7 +67,8 @@ def choose(
     """Return the worker that takes a request soonest; None where none does now.
 
     Resident adapters come first, then the least seconds of work ahead, then the name, so
-    that equal situations give equal answers.
+    that equal situations give equal answers. A checkpoint makes the workers count as busier
+    that cannot go on from it, or not bit for bit: never by more than the work it stands for.
 
     Args:
         demand: What the request needs.
@@ -70,9 +83,38 @@ def choose(
     def rank(candidate: Candidate) -> tuple[int, float, str]:
         absent = len(wanted - candidate.adapters)
         ahead = candidate.queued_seconds + candidate.unreported * typical_seconds
-        return absent, max(0.0, ahead), candidate.name
+        return absent, max(0.0, ahead) + detour(demand, candidate), candidate.name
 
     return min(able, key=rank)
+
+
+def detour(demand: Demand, candidate: Candidate) -> float:
+    """Return what a worker costs a request that has a checkpoint, in seconds."""
+    if not demand.fingerprint:
+        return 0.0
+    if not candidate.can_resume:
+        return demand.worth
+    return 0.0 if candidate.fingerprint == demand.fingerprint else demand.worth / 2
+
+
+def why_stranded(demand: Demand, candidates: Iterable[Candidate]) -> str:
+    """Say why no worker will take a request as things are; empty where one will in time."""
+    hopeful = [candidate for candidate in candidates if candidate.is_hopeful]
+    if not hopeful:
+        return "no worker is connected that takes new work"
+    fitting = [each for each in hopeful if serves(each.model, demand.model)]
+    if not fitting:
+        return f"no connected worker serves the model {demand.model!r}"
+    if not any(_is_exact_enough(demand, candidate) for candidate in fitting):
+        return (
+            "no connected worker has the fingerprint of the checkpoint, and the request's "
+            "min_exactness is 'exact'"
+        )
+    return ""
+
+
+def _is_exact_enough(demand: Demand, candidate: Candidate) -> bool:
+    return not demand.is_strict or candidate.fingerprint in ("", demand.fingerprint)
 
 
 def is_able(demand: Demand, candidate: Candidate) -> bool:
@@ -84,6 +126,7 @@ def is_able(demand: Demand, candidate: Candidate) -> bool:
         and has_room
         and candidate.loading.isdisjoint(demand.adapters)
         and serves(candidate.model, demand.model)
+        and _is_exact_enough(demand, candidate)
     )
 
 

@@ -70,6 +70,8 @@ class Record:
         """What the current attempt was told to go on from."""
         self.heard = 0.0
         """When the current attempt last gave a sign of life, on the loop's clock."""
+        self.step_seconds = 0.0
+        """Of the newest step that was told."""
         self.waiting_for = ""
         """Why no worker takes it, in words; empty where one does or soon will."""
         self.log = _events.EventLog()
@@ -196,11 +198,26 @@ class Record:
         """Whether the tracker has nothing more to do."""
         return self.tracker.phase is _tracker.Phase.ENDED
 
+    def set_demand(self) -> None:
+        """Let the checkpoint that there is decide which workers fit best."""
+        checkpoint = self.checkpoints[0] if self.checkpoints else None
+        home = "" if checkpoint is None else checkpoint.home
+        self.demand = self.demand._replace(
+            fingerprint=home,
+            worth=0.0 if checkpoint is None else checkpoint.step * self.step_seconds,
+            is_strict=bool(home) and self.min_exactness == worker_pb2.EXACTNESS_EXACT,
+        )
+
     def note(
-        self, kind: str, worker: str, message: worker_pb2.GenerationEvent | None = None
+        self,
+        kind: str,
+        worker: str,
+        message: worker_pb2.GenerationEvent | None = None,
+        *,
+        reason: str = "",
     ) -> None:
         """Keep an event and tell whoever listens."""
-        self.log.append(kind, worker, message)
+        self.log.append(kind, worker, message, reason)
         self.wake()
 
     def publish(self, ending: _stimuli.Ending, error: errors.KubediffusionError | None) -> None:

@@ -26,6 +26,9 @@ CLOSED_SECONDS = 0.5
 """For which a worker is left alone that refused a request without a hint."""
 
 
+_RESUMING = (worker_pb2.RESUME_CAPABILITY_EXACT, worker_pb2.RESUME_CAPABILITY_CLOSE)
+
+
 class Host(Protocol):
     """What a session needs of the engine's core."""
 
@@ -112,6 +115,8 @@ class Session:
         self.load = worker_pb2.WorkerLoad()
         self.problem: errors.KubediffusionError | None = None
         """Why the worker is out of reach; None while it is not."""
+        self.is_hung = False
+        """Whether its compute thread does not move; nothing new goes there then."""
         self.unreported = 0
         self.in_flight = 0
         self.loading: set[str] = set()
@@ -138,13 +143,22 @@ class Session:
             model=self.worker.model.id,
             adapters=frozenset(adapter.name for adapter in self.worker.adapters),
             loading=frozenset(self.loading),
-            is_serving=self.is_listed and self.is_attached and is_open and is_serving,
+            is_serving=self._is_hopeful and is_open and is_serving,
             queued_seconds=self.load.queued_seconds,
             queued=max(0, self.load.queued + self.unreported - self._started),
             max_queued=self.worker.limits.max_queued,
             unreported=self.unreported - self._ended,
             in_flight=self.in_flight,
+            fingerprint=self.worker.fingerprint,
+            can_resume=self.worker.capabilities.resume in _RESUMING,
+            is_hopeful=self._is_hopeful,
         )
+
+    @property
+    def _is_hopeful(self) -> bool:
+        states = (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_SERVING)
+        is_within_reach = self.is_listed and self.is_attached and not self.is_hung
+        return is_within_reach and self.worker.state in states
 
     def close_for(self, seconds: float | None) -> float:
         """Leave the worker alone for a while; return for how long."""
@@ -215,6 +229,7 @@ class Session:
     async def _introduce(self) -> None:
         answer = await self.link.get_worker(self._host.engine_id)
         former = self.worker.incarnation
+        self.is_hung = self.is_hung and former == answer.worker.incarnation
         self.worker = answer.worker
         self._take_load(answer.worker.load)
         self._host.take_report(answer.engine_epoch)

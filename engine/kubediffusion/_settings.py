@@ -11,8 +11,8 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kubediffusion import errors
 
@@ -25,6 +25,8 @@ _POSITIVE = (
     "num_gpus",
     "start_timeout",
     "takeover_seconds",
+    "hang_seconds",
+    "hang_factor",
     "max_pending",
     "max_pending_bytes",
     "max_attempts",
@@ -33,6 +35,22 @@ _POSITIVE = (
     "retention_bytes",
     "result_cache_bytes",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointPolicy:
+    """Which checkpoints an engine keeps."""
+
+    fetch: bool = True
+    """Fetch what workers save while generations run; else only what they hand over."""
+    keep: int = 2
+    """Of each generation; the newest."""
+    max_bytes: int = 2_000_000_000
+    """Of one checkpoint."""
+    total_bytes: int = 20_000_000_000
+    """Of all checkpoints in `state_dir`."""
+    memory_bytes: int = 1_000_000_000
+    """Of all checkpoints in memory, without `state_dir` or where its disk is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +68,9 @@ class EngineSettings:
     step_budget: float | None
     start_timeout: float
     takeover_seconds: float
+    hang_seconds: float
+    hang_factor: float
+    checkpoint: CheckpointPolicy
     max_pending: int
     max_pending_bytes: int
     max_attempts: int
@@ -87,6 +108,9 @@ def freeze(config: _config.OmniDiffusionConfig) -> EngineSettings:
         step_budget=config.step_budget,
         start_timeout=config.start_timeout,
         takeover_seconds=config.takeover_seconds,
+        hang_seconds=config.hang_seconds,
+        hang_factor=config.hang_factor,
+        checkpoint=checkpoint_policy(config.checkpoint),
         max_pending=config.max_pending,
         max_pending_bytes=config.max_pending_bytes,
         max_attempts=config.max_attempts,
@@ -117,6 +141,25 @@ def engine_id(config: _config.OmniDiffusionConfig) -> str:
     if not identifiers.is_identifier(given) or not given.strip("."):
         _refuse("engine_id", "1 to 128 characters of [A-Za-z0-9._:-]", given)
     return given
+
+
+def checkpoint_policy(given: bool | Mapping[str, Any]) -> CheckpointPolicy:
+    """Return which checkpoints are kept.
+
+    Raises:
+        errors.ConfigError: It has an unknown name, or a value out of bounds.
+    """
+    if isinstance(given, bool):
+        return CheckpointPolicy(fetch=given)
+    known = [field.name for field in fields(CheckpointPolicy)]
+    for name, value in given.items():
+        if name not in known:
+            _refuse("checkpoint", f"a mapping with names among {', '.join(known)}", name)
+        if name == "fetch" and not isinstance(value, bool):
+            _refuse("checkpoint['fetch']", "True or False", value)
+        if name != "fetch" and not (type(value) is int and value > 0):
+            _refuse(f"checkpoint[{name!r}]", "a whole number above 0", value)
+    return CheckpointPolicy(**given)
 
 
 def adapter_sources(config: _config.OmniDiffusionConfig) -> Mapping[str, str]:

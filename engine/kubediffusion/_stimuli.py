@@ -102,6 +102,8 @@ class HandedOver(NamedTuple):
     seat: Seat
     is_safe: bool = True
     """Whether this engine has all that the worker keeps of it."""
+    sha256: str = ""
+    """Of the checkpoint that the worker has; empty where it did not tell."""
 
 
 class Salvaged(NamedTuple):
@@ -146,11 +148,17 @@ class CancelAsked(NamedTuple):
 
 
 class PauseAsked(NamedTuple):
-    """The user, or somebody at the worker, wants the generation to rest."""
+    """The generation is to rest."""
+
+    seat: Seat | None = None
+    """Of the worker that tells that it does; None: its user wants it."""
 
 
 class UnpauseAsked(NamedTuple):
     """The generation is to go on."""
+
+    seat: Seat | None = None
+    """Of the worker that tells that it does; None: its user wants it."""
 
 
 class DeadlinePassed(NamedTuple):

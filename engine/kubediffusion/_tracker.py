@@ -241,7 +241,7 @@ class Tracker:
         elif self.phase is not Phase.SALVAGING:
             self._sit(seat, Phase.SALVAGING, is_accepted=True)
             self._forget(seat)
-            yield _instructions.Salvage(seat)
+            yield _instructions.Salvage(seat, stimulus.sha256)
 
     def _salvaged(self, stimulus: _stimuli.Salvaged) -> Instructions:
         if self.phase is Phase.SALVAGING and stimulus.seat == self.seat:
@@ -372,14 +372,12 @@ class Tracker:
                 yield _instructions.Cancel(self.seat)
 
     def _pause_asked(self, stimulus: _stimuli.PauseAsked) -> Instructions:
-        del stimulus
-        if not self.is_paused:
+        if not self.is_paused and stimulus.seat in (None, self.seat):
             self.is_paused = True
             yield _instructions.WritePaused(True)
 
     def _unpause_asked(self, stimulus: _stimuli.UnpauseAsked) -> Instructions:
-        del stimulus
-        if self.is_paused:
+        if self.is_paused and stimulus.seat in (None, self.seat):
             self.is_paused = False
             yield _instructions.WritePaused(False)
             if self.phase is Phase.WAITING:

@@ -22,7 +22,6 @@ IGNORED: Mapping[str, str] = {
     "boundary_ratio": _PER_REQUEST,
     "cache_backend": _NO_CACHE,
     "cache_config": _NO_CACHE,
-    "checkpoint": _LATER,
     "custom_pipeline_args": _PIPELINE,
     "diffusers_call_kwargs": _PER_REQUEST,
     "diffusers_load_kwargs": _WORKER_FLAG,
