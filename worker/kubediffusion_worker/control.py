@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
 from diffusers.pipelines import pipeline_utils
 
-from kubediffusion_worker import progress, runs, seams
+from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_worker import progress, recording, replay, runs, seams
 
 _LENGTH = "_num_timesteps"
 
@@ -28,13 +31,18 @@ class RunControl:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._observer = observer
+        self._calls = calls
         self._clock = clock
         self._count = progress.StepCount(calls)
         self._pipelines: Sequence[pipeline_utils.DiffusionPipeline] = ()
         self._host_timesteps: list[float] = []
         self._is_cancelled = False
         self._is_stepping = False
+        self._is_calling = False
         self._has_stepped = False
+        self._recording = recording.Recording()
+        self._resumption: Resumption | None = None
+        self._next_name: str | None = None
         self._step_began: float | None = None
         self.step_seconds: list[float] = []
         self.has_computed = False
@@ -54,25 +62,74 @@ class RunControl:
         if self._is_cancelled:
             raise runs.RunCancelled
 
-    def call_started(self, pipelines: Sequence[pipeline_utils.DiffusionPipeline]) -> None:
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the current call has not caught up with its checkpoint yet."""
+        return self._resumption is not None
+
+    def restart(self) -> None:
+        """Forgets all calls, but not a cancel: everything will be computed from the seed."""
+        self._count = progress.StepCount(self._calls)
+        self._resumption = None
+        self.step_seconds.clear()
+        self._observer.resumed(0, worker_pb2.EXACTNESS_RESTARTED)
+
+    def call_skipped(self, steps: int) -> None:
+        """Takes note of a call that was finished before, with its steps."""
+        self._count.call_skipped(steps)
+
+    def call_started(
+        self,
+        pipelines: Sequence[pipeline_utils.DiffusionPipeline],
+        generators: Sequence[torch.Generator] = (),
+        resumption: "Resumption | None" = None,
+    ) -> None:
         """Takes note that a call begins.
 
         Args:
             pipelines: The copy that is called and all that are nested in it.
+            generators: What it is called with.
+            resumption: Where it goes on, if anywhere.
         """
         self._pipelines = pipelines
         self._count.call_started()
-        self._has_stepped = False
+        self._has_stepped = self._is_stepping = self._is_calling = False
         self._step_began = None
         self.has_computed = False
+        self._recording.call_started(pipelines, generators)
+        self._resumption = resumption
 
     def call_ended(self) -> None:
         """Lets go of all that belongs to the call."""
         self._pipelines = ()
         self._count.call_ended()
+        self._recording.call_ended()
+        self._next_name = None
+
+    @property
+    def recording(self) -> recording.Recording:
+        """Of the current call."""
+        return self._recording
+
+    def capture(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Returns what the current call needs to go on from this boundary.
+
+        Args:
+            tensors: Takes copies of the tensors that it needs.
+
+        Raises:
+            runs.NotCapturableError: Something in it has no form as data.
+        """
+        if self._next_name is None:
+            raise runs.NotCapturableError("the run is not at a boundary")
+        return self._recording.capture(self._next_name, tensors)
 
     def timesteps_set(self, scheduler: object) -> None:
         """Takes note that a loop will begin; see `seams.Seams`."""
+        if not self._is_stepping:
+            self._recording.timesteps_set(scheduler)
+            if self._resumption is not None:
+                self._resumption.replay.timesteps_set()
         self._count.timesteps_set()
         self._step_began = None
         for pipeline in self._pipelines:
@@ -86,7 +143,11 @@ class RunControl:
         self._pass_seam()
         self._is_stepping = True
         try:
-            result = call.run()
+            if self._resumption is not None:
+                result = self._resumption.replay.step(call)
+            else:
+                result = call.run()
+                self._recording.stepped(call, result)
         finally:
             self._is_stepping = False
         self._has_stepped = True
@@ -95,16 +156,49 @@ class RunControl:
 
     def module(self, call: seams.ModuleCall) -> object:
         """Computes a module; see `seams.Seams`."""
+        caches = self._recording.caches.around(call.name, call.module)
         self._pass_seam()
         if call.method == "forward":
             if self._has_stepped:
                 self._has_stepped = False
-                self._observer.boundary()
-                self.check()
+                self._boundary(call)
             self._count.forward_started()
             if self._step_began is None:
                 self._step_began = self._clock()
-        return call.run()
+        if self._is_calling:
+            return call.run()  # Within another module.
+        self._is_calling = True
+        try:
+            if self._resumption is not None:
+                return self._resumption.replay.module(call, caches)
+            with caches:
+                result = call.run()
+            self._recording.called(call, result)
+        finally:
+            self._is_calling = False
+        return result
+
+    def _boundary(self, call: seams.ModuleCall) -> None:
+        if self._resumption is not None:
+            if not self._resumption.replay.is_complete:
+                return
+            self._catch_up(self._resumption, call)
+        # Within another module's call there is nowhere to go on.
+        self._next_name = None if self._is_calling else call.name
+        try:
+            self._observer.boundary()
+        finally:
+            self._next_name = None
+        self.check()
+
+    def _catch_up(self, resumption: "Resumption", call: seams.ModuleCall) -> None:
+        resumption.replay.catch_up(call.name)
+        if self._count.done != resumption.step:
+            raise replay.DivergedError
+        self._resumption = None
+        self._step_began = None
+        self._observer.resumed(resumption.step, resumption.exactness)
+        self.check()
 
     def _pass_seam(self) -> None:
         self.has_computed = True
@@ -119,6 +213,8 @@ class RunControl:
             return
         if self._count.in_loop == 1:
             self._measure(call.scheduler, timestep)
+        if self._resumption is not None:
+            return
         now = self._clock()
         seconds = 0.0 if self._step_began is None else now - self._step_began
         self._step_began = now
@@ -149,6 +245,17 @@ class RunControl:
             return float(timestep.item())
         numbers = _numbers(timestep)
         return numbers[0] if len(numbers) == 1 else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumption:
+    """Where a call goes on."""
+
+    replay: replay.Replay
+    step: int
+    """Of the checkpoint."""
+    exactness: worker_pb2.Exactness
+    """What can be promised of the result."""
 
 
 class _Outdated(int):

@@ -73,6 +73,11 @@ def pipelines(
     return [pipeline, *(each for part in nested for each in pipelines(part))]
 
 
+def parts(pipeline: pipeline_utils.DiffusionPipeline) -> list[object]:
+    """Returns what a pipeline is made of, without what is in pipelines that are nested in it."""
+    return list(_leaves(list(vars(pipeline).values())))
+
+
 def modules(pipeline: pipeline_utils.DiffusionPipeline) -> list[torch.nn.Module]:
     """Returns the modules that a pipeline and those nested in it are made of."""
     return [

@@ -26,6 +26,7 @@ from kubediffusion_worker import (
     smallest,
     variants,
 )
+from kubediffusion_worker import checkpoint as checkpoint_file
 
 _SELF_TEST_SIZE = 64
 
@@ -125,12 +126,12 @@ class SharedPipeline:
 
     def read_checkpoint(self, data: bytes | memoryview) -> runs.CheckpointFacts:
         """Checks a checkpoint; see `runs.LoadedPipeline`."""
-        facts = checkpoints.facts(data)
+        facts = checkpoint_file.facts(data)
         self._open(data)
         return facts
 
-    def _open(self, data: bytes | memoryview) -> checkpoints.Checkpoint:
-        found = checkpoints.decode(data)
+    def _open(self, data: bytes | memoryview) -> checkpoint_file.Checkpoint:
+        found = checkpoint_file.decode(data)
         if found.class_name != self.class_name or found.weights_digest != self.weights_digest:
             raise errors.InvalidCheckpointError("the checkpoint is of another model")
         return found

@@ -48,6 +48,12 @@ class StepCount:
         self._before_call = self.done
         self._start_loop()
 
+    def call_skipped(self, steps: int) -> None:
+        """Takes note of a call that was made elsewhere, with its steps."""
+        self.call_started()
+        self._before_loop += steps
+        self.call_ended()
+
     def call_ended(self) -> None:
         """Lets go of the timestep, which may hold on to the memory of all of them."""
         self._last_token = None

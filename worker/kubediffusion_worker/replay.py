@@ -1,0 +1,163 @@
+"""Goes on from a checkpoint: a call made again, with what has been computed already left out.
+
+The pipeline runs its own code from the beginning. Up to the checkpoint, calls of the denoiser
+and steps give something that looks like what they gave; the steps on which the rest depends
+give what they gave, and leave the scheduler and the random generators as they did.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from kubediffusion_wire import errors
+from kubediffusion_worker import (
+    leaves,
+    random_state,
+    recording,
+    seams,
+    tapes,
+    trees,
+)
+
+
+class DivergedError(BaseException):
+    """Leaves a pipeline that does not do what is recorded; no pipeline code catches it."""
+
+
+class Replay:
+    """One call that goes on from a checkpoint."""
+
+    def __init__(
+        self,
+        body: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        device: torch.device,
+        record: recording.Recording,
+    ) -> None:
+        """Reads what was captured by `recording.Recording.capture`.
+
+        Args:
+            body: What it returned.
+            tensors: By the names that it has for them.
+            device: Where the pipeline computes.
+            record: Of the call that is about to be made.
+
+        Raises:
+            errors.InvalidCheckpointError: It is no such recording.
+        """
+        self._device = device
+        self._record = record
+        try:
+            self._events = [tapes.from_json(each) for each in body["events"]]
+            self._tape = [self._events[int(number)] for number in body["tape"]]
+            self._numbers = [int(number) for number in body["tape"]]
+            self._skeletons = list(body["skeletons"])
+            self._next = str(body["next"])
+            self._kept = trees.rebuild(body["kept"], tensors, device)
+            self._steps = {step["place"]: step for step in self._kept["steps"]}
+            self._skipped = tapes.skippable(self._tape, self._next)
+        except (KeyError, TypeError, ValueError, IndexError, AssertionError) as error:
+            raise errors.InvalidCheckpointError("the checkpoint has no such recording") from error
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that is recorded has happened again."""
+        return self._place == len(self._tape)
+
+    @property
+    def _place(self) -> int:
+        return len(self._record.tape)
+
+    def timesteps_set(self) -> None:
+        """Checks that a scheduler was to be ready for a loop; after it was recorded."""
+        self._check_last()
+
+    def step(self, call: seams.StepCall) -> object:
+        """Answers a step, and records it.
+
+        Raises:
+            DivergedError: Something else is recorded.
+        """
+        place = self._place
+        event = self._expected(tapes.Stepped)
+        if event.stream != self._record.stream(call.scheduler):
+            raise DivergedError
+        if event.is_first and event.stream in self._kept["samplers"]:
+            call.run()  # It makes a tree of noise; what it returns is of no use.
+        output = trees.stand_in(self._skeletons[event.output], self._device)
+        saved = self._steps.get(place)
+        if saved is not None:
+            output = _with_tensors(output, saved["tensors"])
+        if saved is not None and "randomness" in saved:
+            for name, value in saved["attributes"].items():
+                setattr(call.scheduler, name, value)
+            self._record.restore_random(saved["randomness"])
+        self._record.stepped(call, output)
+        self._check_last()
+        return output
+
+    def module(
+        self, call: seams.ModuleCall, around: contextlib.AbstractContextManager[None]
+    ) -> object:
+        """Answers a call of a module, and records it.
+
+        Args:
+            call: What the pipeline wants.
+            around: Entered where it must be computed.
+
+        Raises:
+            DivergedError: Something else is recorded.
+        """
+        event = self._expected(tapes.Called)
+        place = self._place
+        if (event.name, event.method) != (call.name, call.method):
+            raise DivergedError
+        if event.style != recording.style_of(call):
+            raise DivergedError
+        if place in self._skipped:
+            output: object = trees.stand_in(self._skeletons[event.output], self._device)
+        else:
+            with around:
+                output = call.run()
+        self._record.called(call, output)
+        self._check_last()
+        return output
+
+    def catch_up(self, next_name: str) -> None:
+        """Makes everything beside the loop what it was at the checkpoint.
+
+        Raises:
+            DivergedError: The pipeline is not where it was.
+        """
+        if not self.is_complete or next_name != self._next:
+            raise DivergedError
+        kept = self._kept
+        if not random_state.agree(self._record.random_states(), kept["randomness"]):
+            raise DivergedError
+        self._record.restore_random(kept["randomness"])
+        self._record.restore_surroundings(kept)
+
+    def _expected(self, kind: type[tapes.Event]) -> Any:
+        place = self._place
+        if place >= len(self._tape) or type(self._tape[place]) is not kind:
+            raise DivergedError
+        return self._tape[place]
+
+    def _check_last(self) -> None:
+        """Checks what was just recorded against what was recorded here before."""
+        place = self._place - 1
+        if place >= len(self._tape) or self._record.tape[place] != self._numbers[place]:
+            raise DivergedError
+
+
+def _with_tensors(output: object, saved: list[torch.Tensor | None]) -> object:
+    found = iter(saved)
+
+    def replacement(stand_in: torch.Tensor) -> torch.Tensor:
+        value = next(found, None)
+        return stand_in if value is None else value
+
+    return leaves.replaced(output, replacement)
