@@ -114,7 +114,7 @@ _TOLD = {
 """What is told of a checkpoint's own strings, and as what."""
 
 
-def read_header(data: bytes | bytearray) -> dict[str, Any] | None:
+def read_header(data: bytes | bytearray | memoryview) -> dict[str, Any] | None:
     """Read what a safetensors file begins with: 8 bytes of size, then JSON.
 
     Returns:
@@ -145,7 +145,7 @@ def as_text(known: dict[str, Any]) -> str:
     return "\n".join(f"{name.ljust(width)}   {value}" for name, value in rows.items())
 
 
-def save(data: bytes | bytearray, path: pathlib.Path) -> None:
+def save(data: bytes | bytearray | memoryview, path: pathlib.Path) -> None:
     """Save a checkpoint, whole or not at all; prompts can be told from it, so it is private."""
     scratch = path.with_name(path.name + ".new")
     with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -23,7 +23,7 @@ COMMANDS: Mapping[str, Source] = {
     "demo": Source(
         module="kubediffusion.cli.demo.command",
         attribute="demo",
-        summary="Kill an engine in mid-generation and watch nothing get lost.",
+        summary="Kill an engine and a worker and watch nothing get lost.",
     ),
     "generate": Source(
         module="kubediffusion.cli.generate",
@@ -84,6 +84,11 @@ COMMANDS: Mapping[str, Source] = {
         module="kubediffusion.cli.drain",
         attribute="undrain",
         summary="Let a drained worker take work again.",
+    ),
+    "prune": Source(
+        module="kubediffusion.cli.prune",
+        attribute="prune",
+        summary="Delete old results and outcomes of engines that do not run.",
     ),
     "bench": Source(
         module="kubediffusion.cli.bench",
