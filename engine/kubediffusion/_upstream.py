@@ -14,7 +14,6 @@ _WORKER_FLAG = "pass it to the worker through `worker_options` if it has such a 
 _PIPELINE = "the pipeline's class is read from the model's own folder"
 _PER_REQUEST = "give it with the request, in `extra_args`"
 _NO_RAY = "this release has no Ray executor"
-_LATER = "it comes with a later release"
 
 IGNORED: Mapping[str, str] = {
     "additional_config": _WORKER_FLAG,
