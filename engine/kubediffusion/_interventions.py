@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from kubediffusion import _tracker, errors
+from kubediffusion import _events, _stimuli, _tracker, errors
 from kubediffusion_proto.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -56,15 +56,29 @@ class Interventions:
         self._core = core
 
     async def pause(self, record: _record.Record) -> None:
-        """Have a generation parked at its next step.
+        """Have a generation parked after the step under way.
+
+        One that no worker has is not given to any. The journal knows of it, so that it rests
+        on after a restart, and on another worker.
 
         Raises:
             NotResumableError: It has ended, or its worker cannot park it.
         """
+        check_unfinished(record)
         request = worker_pb2.PauseGenerationRequest(
             caller=self._core.caller, request_id=record.request_id
         )
-        await self._ask(record, lambda link: link.pause_generation(request))
+        self._core.feed(record, _stimuli.PauseAsked())
+        try:
+            seated = await self._at_its_worker(
+                record, lambda link: link.pause_generation(request), or_none=True
+            )
+        except errors.KubediffusionError:
+            self._core.feed(record, _stimuli.UnpauseAsked())
+            raise
+        if seated is None and record.state is not _events.GenerationState.PARKED:
+            record.state = _events.GenerationState.PARKED
+            record.note("parked", "")
 
     async def unpause(self, record: _record.Record) -> None:
         """Let a parked generation go on.
@@ -72,10 +86,20 @@ class Interventions:
         Raises:
             NotResumableError: It has ended.
         """
+        check_unfinished(record)
         request = worker_pb2.UnpauseGenerationRequest(
             caller=self._core.caller, request_id=record.request_id
         )
-        await self._ask(record, lambda link: link.unpause_generation(request))
+        is_waiting = record.tracker.phase is _tracker.Phase.WAITING
+        if is_waiting and record.tracker.is_paused:
+            record.state = _events.GenerationState.PENDING
+            record.note("unpaused", "")
+        self._core.feed(record, _stimuli.UnpauseAsked())
+        self._core.pump()
+        if not is_waiting:
+            await self._at_its_worker(
+                record, lambda link: link.unpause_generation(request), or_none=True
+            )
 
     async def checkpoint(self, record: _record.Record) -> CheckpointInfo:
         """Have a checkpoint taken after the step under way, and wait for it.
@@ -88,7 +112,11 @@ class Interventions:
         )
 
         async def take(link: protocol.WorkerLink) -> CheckpointInfo:
+            seat = record.tracker.seat
             taken = (await link.take_checkpoint(request)).checkpoint
+            if seat is not None:
+                # Only here it is safe from what happens to the worker.
+                await self._core.keeper.obtain(record, seat, taken.sha256)
             return CheckpointInfo(
                 request_id=record.request_id,
                 worker=link.name,
@@ -98,7 +126,9 @@ class Interventions:
                 fingerprint=taken.fingerprint,
             )
 
-        return await self._ask(record, take)
+        taken = await self._at_its_worker(record, take)
+        assert taken is not None, "it waits until a worker has it"
+        return taken
 
     async def drain(self, worker: str, policy: str, budget: float | None) -> str:
         """Let a worker take no new work and empty itself; return its state.
@@ -135,16 +165,26 @@ class Interventions:
             )
         return sessions[worker]
 
-    async def _ask(
+    async def _at_its_worker(
         self,
         record: _record.Record,
         call: Callable[[protocol.WorkerLink], Awaitable[T]],
-    ) -> T:
-        """Call the worker that has a generation, wherever it is by then."""
+        *,
+        or_none: bool = False,
+    ) -> T | None:
+        """Call the worker that has a generation, wherever it is by then.
+
+        Args:
+            record: The generation.
+            call: Calls the worker.
+            or_none: Return None if no worker has it, else wait until one does.
+        """
         while True:
             self._core.check_running()
             check_unfinished(record)
             tracker = record.tracker
+            if tracker.phase is _tracker.Phase.WAITING and or_none:
+                return None
             if tracker.phase is _tracker.Phase.RUNNING and tracker.seat is not None:
                 session = self._core.session_at(tracker.seat)
                 if session is not None:
