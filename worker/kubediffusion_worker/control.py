@@ -42,7 +42,7 @@ class RunControl:
         self._has_stepped = False
         self._recording = recording.Recording()
         self._resumption: Resumption | None = None
-        self._next_name: str | None = None
+        self._following: seams.ModuleCall | None = None
         self._step_began: float | None = None
         self.step_seconds: list[float] = []
         self.has_computed = False
@@ -104,7 +104,7 @@ class RunControl:
         self._pipelines = ()
         self._count.call_ended()
         self._recording.call_ended()
-        self._next_name = None
+        self._following = None
 
     @property
     def recording(self) -> recording.Recording:
@@ -120,9 +120,9 @@ class RunControl:
         Raises:
             runs.NotCapturableError: Something in it has no form as data.
         """
-        if self._next_name is None:
+        if self._following is None:
             raise runs.NotCapturableError("the run is not at a boundary")
-        return self._recording.capture(self._next_name, tensors)
+        return self._recording.capture(self._following, tensors)
 
     def timesteps_set(self, scheduler: object) -> None:
         """Takes note that a loop will begin; see `seams.Seams`."""
@@ -184,15 +184,15 @@ class RunControl:
                 return
             self._catch_up(self._resumption, call)
         # Within another module's call there is nowhere to go on.
-        self._next_name = None if self._is_calling else call.name
+        self._following = None if self._is_calling else call
         try:
             self._observer.boundary()
         finally:
-            self._next_name = None
+            self._following = None
         self.check()
 
     def _catch_up(self, resumption: "Resumption", call: seams.ModuleCall) -> None:
-        resumption.replay.catch_up(call.name)
+        resumption.replay.catch_up(call)
         if self._count.done != resumption.step:
             raise replay.DivergedError
         self._resumption = None

@@ -205,11 +205,13 @@ class Recording:
             carried.restore(guider, kept["guiders"][number])
         self.caches.restore(kept["caches"])
 
-    def capture(self, next_name: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def capture(
+        self, following: seams.ModuleCall, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, Any]:
         """Returns what the call needs to go on from this boundary, as JSON.
 
         Args:
-            next_name: Of the module that is about to be called.
+            following: What is about to be called.
             tensors: Takes copies of the tensors that it needs.
 
         Raises:
@@ -233,7 +235,7 @@ class Recording:
             "caches": self.caches.capture(),
         }
         return {
-            "next": next_name,
+            "next": {"name": following.name, "style": style_of(following)},
             "tape": list(self._tape),
             "events": [tapes.to_json(event) for event in self._events],
             "skeletons": list(self._skeletons),

@@ -55,7 +55,8 @@ class Replay:
             self._tape = [self._events[int(number)] for number in body["tape"]]
             self._numbers = [int(number) for number in body["tape"]]
             self._skeletons = list(body["skeletons"])
-            self._next = str(body["next"])
+            following = body["next"]
+            self._next = tapes.Approach(name=str(following["name"]), style=str(following["style"]))
             self._kept = trees.rebuild(body["kept"], tensors, device)
             self._steps = {step["place"]: step for step in self._kept["steps"]}
             self._skipped = tapes.skippable(self._tape, self._next)
@@ -126,13 +127,14 @@ class Replay:
         self._check_last()
         return output
 
-    def catch_up(self, next_name: str) -> None:
+    def catch_up(self, following: seams.ModuleCall) -> None:
         """Makes everything beside the loop what it was at the checkpoint.
 
         Raises:
             DivergedError: The pipeline is not where it was.
         """
-        if not self.is_complete or next_name != self._next:
+        found = tapes.Approach(name=following.name, style=recording.style_of(following))
+        if not self.is_complete or found != self._next:
             raise DivergedError
         kept = self._kept
         if not random_state.agree(self._record.random_states(), kept["randomness"]):

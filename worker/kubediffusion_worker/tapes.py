@@ -50,6 +50,15 @@ class Called:
     """Number of the skeleton of what it returned."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Approach:
+    """A forward of a module that has not begun."""
+
+    name: str
+    style: str
+    """As of `Called`."""
+
+
 Event = TimestepsSet | Stepped | Called
 _KINDS: Mapping[str, type[Event]] = {"set": TimestepsSet, "step": Stepped, "call": Called}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -86,7 +95,7 @@ class _Gap:
     """Whether a loop begins after them: they also hold what prepares it."""
 
 
-def skippable(tape: Sequence[Event], next_name: str) -> frozenset[int]:
+def skippable(tape: Sequence[Event], following: "Approach") -> frozenset[int]:
     """Returns the places of the calls for which something can stand in.
 
     Within a loop, what modules return goes to a step, and steps are stood in for as well.
@@ -96,7 +105,7 @@ def skippable(tape: Sequence[Event], next_name: str) -> frozenset[int]:
 
     Args:
         tape: What happened up to the checkpoint.
-        next_name: Of the module that was called next.
+        following: What was called next.
     """
     gaps = list(_gaps(tape))
     inner = [gap for gap in gaps if not gap.is_head]
@@ -110,9 +119,9 @@ def skippable(tape: Sequence[Event], next_name: str) -> frozenset[int]:
             is_frequent = 2 * frequency[call.name] > len(inner)
             if _may_be_skipped(call) and (is_frequent or not call.is_encoder):
                 found.add(place)
-    for gap, following in itertools.zip_longest(gaps, gaps[1:]):
+    for gap, after in itertools.zip_longest(gaps, gaps[1:]):
         if gap is not None and gap.is_head:
-            found.update(_loop_calls(tape, gap, following, next_name))
+            found.update(_loop_calls(tape, gap, after, following))
     return frozenset(found)
 
 
@@ -135,16 +144,21 @@ def _gaps(tape: Sequence[Event]) -> Iterator[_Gap]:
 
 
 def _loop_calls(
-    tape: Sequence[Event], head: _Gap, following: _Gap | None, next_name: str
+    tape: Sequence[Event], head: _Gap, after: _Gap | None, following: Approach
 ) -> Iterator[int]:
     """Yields the calls at the end of a head that belong to the first iteration."""
-    if following is None:
-        last = head.calls[-1:]
-        yield from (p for p in last if _called(tape, p).name == next_name)
+    if after is None:
+        for place in head.calls[-1:]:
+            call = _called(tape, place)
+            if _may_be_skipped(call) and (call.name, call.style) == (
+                following.name,
+                following.style,
+            ):
+                yield place
         return
-    if following.is_head:
+    if after.is_head:
         return
-    pairs = zip(reversed(head.calls), reversed(following.calls), strict=False)
+    pairs = zip(reversed(head.calls), reversed(after.calls), strict=False)
     for place, pattern in pairs:
         call = _called(tape, place)
         if call != _called(tape, pattern) or not _may_be_skipped(call):
