@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 from kubediffusion import (
@@ -19,6 +19,7 @@ from kubediffusion import (
     _checkpoints,
     _dispatch,
     _fleet,
+    _hangs,
     _keeper,
     _ledger,
     _lora,
@@ -118,6 +119,7 @@ class Core:
                 self._expect_again(record)
         self._serve(self._follow(source))
         self._serve(self._keep_house())
+        self._serve(_hangs.HangWatch(self, self.settings).run())
 
     async def stop(self) -> None:
         """End all conversations; workers keep their work. Bounded and idempotent."""
@@ -337,6 +339,7 @@ class Core:
             if record is None or event.sequence <= record.sequences.get(seat.incarnation, 0):
                 continue
             record.sequences[seat.incarnation] = event.sequence
+            session.is_hung = False
             kind = event.WhichOneof("event")
             if kind == "started":
                 session.note_started()
@@ -434,6 +437,10 @@ class Core:
             return  # What is under way belongs to the next start.
         for instruction in record.tracker.handle(stimulus):
             self._outcomes.carry_out(record, instruction)
+
+    def unfinished(self) -> Iterator[_record.Record]:
+        """Return all requests that have not ended."""
+        return self._ledger.unfinished()
 
     def pump(self) -> None:
         """Look for workers for the requests that wait."""

@@ -1,6 +1,8 @@
-"""What a worker tells of a generation, as a stimulus for its tracker. Pure."""
+"""What a worker tells of a generation, as a stimulus for its tracker, and for its user."""
 
 from __future__ import annotations
+
+import time
 
 from kubediffusion import _events, _record, _stimuli
 from kubediffusion_proto.v1 import worker_pb2
@@ -71,6 +73,7 @@ def note_event(
     if record.tracker.seat != seat:
         return
     record.worker = seat.worker
+    record.heard = time.monotonic()
     record.state = _events.STATES_BY_EVENT.get(kind, record.state)
     if kind == "progress":
         record.progress = _events.to_progress(event.progress)
@@ -87,6 +90,7 @@ def note_listing(
     if record.tracker.seat != seat:
         return
     record.worker = seat.worker
+    record.heard = time.monotonic()
     record.state = _events.STATES_BY_WIRE.get(generation.state, record.state)
     if generation.progress.step:
         record.progress = _events.to_progress(generation.progress)

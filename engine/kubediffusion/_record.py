@@ -69,7 +69,7 @@ class Record:
         self.resuming: _changes.Checkpoint | None = None
         """What the current attempt was told to go on from."""
         self.heard = 0.0
-        """When the current attempt last gave a sign of life, on the loop's clock."""
+        """When the current attempt last gave a sign of life, by `time.monotonic`."""
         self.step_seconds = 0.0
         """Of the newest step that was told."""
         self.waiting_for = ""

@@ -13,6 +13,7 @@ from kubediffusion import _loop, errors
 from kubediffusion._links import protocol
 from kubediffusion.executors import linked
 from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_wire import errors as wire_errors
 from kubediffusion_wire import identifiers
 
 PATIENCE = 60.0
@@ -65,6 +66,8 @@ class ScriptedWorker:
         self.submit_error: Callable[
             [worker_pb2.SubmitGenerationRequest], errors.KubediffusionError | None
         ] = lambda _: None
+        self.listings = 0
+        """How often it was asked what it holds."""
         self.ages: dict[str, float] = {}
         """Seconds since the last progress, as a listing tells it."""
         self._watchers: list[asyncio.Queue[worker_pb2.WatchGenerationsResponse | None]] = []
@@ -125,7 +128,7 @@ class ScriptedWorker:
     def fail(self, request_id: str, error: errors.KubediffusionError) -> None:
         held = self.held[request_id]
         held.message.state = worker_pb2.GENERATION_STATE_FAILED
-        held.message.error.CopyFrom(errors.to_message(error))
+        held.message.error.CopyFrom(wire_errors.to_message(error))
         self.tell(request_id, failed=worker_pb2.FailedEvent(error=held.message.error))
 
     def change_state(self, state: worker_pb2.WorkerState) -> None:
@@ -205,6 +208,7 @@ class ScriptedWorker:
         self, request: worker_pb2.ListGenerationsRequest
     ) -> AsyncIterator[worker_pb2.ListGenerationsResponse]:
         self._check()
+        self.listings += 1
         listed = []
         for request_id, held in self.held.items():
             message = worker_pb2.Generation()
