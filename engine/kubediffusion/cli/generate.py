@@ -41,7 +41,11 @@ Examples:
     type=click.Choice(files.FORMATS),
     help="[default: by the suffix, else png]",
 )
-@click.option("--steps", type=int, help="Denoising steps.")
+@click.option(
+    "--steps",
+    type=int,
+    help="Denoising steps.  [default: the pipeline's; 100 for the demo model]",
+)
 @click.option("--seed", type=int, help="The same seed gives the same image.")
 @click.option("--height", type=int, help="In pixels.")
 @click.option("--width", type=int, help="In pixels.")

@@ -14,6 +14,9 @@ DEMO_MODEL = "demo"
 DEMO_GUIDANCE_SCALE = 1.5
 """What the demo model draws best with; its pipeline's default suits larger models."""
 
+DEMO_STEPS = 100
+"""More than it needs: they take some seconds, so that there is something to watch."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -58,9 +61,14 @@ class Wanted:
 
 def for_models(wanted: Wanted, models: Iterable[str]) -> Wanted:
     """Fill in what suits the demo model, if there is no other and the user did not say."""
-    if wanted.guidance_scale is None and set(models) == {DEMO_MODEL}:
-        return dataclasses.replace(wanted, guidance_scale=DEMO_GUIDANCE_SCALE)
-    return wanted
+    if set(models) != {DEMO_MODEL}:
+        return wanted
+    scale, steps = wanted.guidance_scale, wanted.steps
+    return dataclasses.replace(
+        wanted,
+        guidance_scale=DEMO_GUIDANCE_SCALE if scale is None else scale,
+        steps=DEMO_STEPS if steps is None else steps,
+    )
 
 
 def request_ids(given: str | None, number: int, drawn: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from kubediffusion_worker.demo import scene
 
 def test_a_task_survives_its_way_through_a_pipe():
     item = script.Item(request_id="a", prompt='a "red"\ncircle', seed=1, path="/tmp/a.png")
-    task = script.Task(engine_id="e", registry="r", state_dir="s", steps=None, items=(item,))
+    task = script.Task(engine_id="e", registry="r", state_dir="s", steps=4, items=(item,))
     assert "\n" not in task.dumps()
     assert script.read_task(task.dumps()) == task
 

@@ -11,11 +11,19 @@ def test_only_what_was_given_is_asked_for():
     assert wanted.fields() == {"num_inference_steps": 4, "guidance_scale": 0.0}
 
 
-def test_the_demo_model_gets_the_guidance_that_suits_it():
-    assert requests.for_models(requests.Wanted(), ["demo", "demo"]).guidance_scale == 1.5
-    assert requests.for_models(requests.Wanted(), ["demo", "other"]).guidance_scale is None
-    assert requests.for_models(requests.Wanted(), []).guidance_scale is None
-    assert requests.for_models(requests.Wanted(guidance_scale=0.0), ["demo"]).guidance_scale == 0
+def test_the_demo_model_gets_what_suits_it():
+    given = requests.for_models(requests.Wanted(), ["demo", "demo"])
+    assert given == requests.Wanted(guidance_scale=1.5, steps=100)
+
+
+@pytest.mark.parametrize("models", [[], ["other"], ["demo", "other"]])
+def test_other_models_get_their_own_defaults(models):
+    assert requests.for_models(requests.Wanted(), models) == requests.Wanted()
+
+
+def test_what_the_user_says_suits_the_demo_model_too():
+    wanted = requests.Wanted(guidance_scale=0.0, steps=4)
+    assert requests.for_models(wanted, ["demo"]) == wanted
 
 
 def test_one_prompt_gets_the_id_and_several_get_numbered_ones():

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from kubediffusion.cli import displays, exits, options, worker
+from kubediffusion.cli import displays, exits, options, requests, worker
 from kubediffusion.cli.demo import play, prompts, summary
 
 
@@ -36,7 +36,11 @@ from kubediffusion.cli.demo import play, prompts, summary
     help="Prompts, one a line.  [default: twelve of ours]",
 )
 @click.option(
-    "--steps", type=click.IntRange(2, 1000), help="Of each generation.  [default: the model's]"
+    "--steps",
+    type=click.IntRange(2, 1000),
+    default=requests.DEMO_STEPS,
+    show_default=True,
+    help="Of each generation.",
 )
 @click.option("--keep-workers", "is_keeping", is_flag=True, help="Let the workers run on.")
 @options.as_json
@@ -44,7 +48,7 @@ def demo(
     output: pathlib.Path,
     number: int,
     prompts_path: pathlib.Path | None,
-    steps: int | None,
+    steps: int,
     is_keeping: bool,
     is_json: bool,
 ) -> int:

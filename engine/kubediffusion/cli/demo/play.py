@@ -26,7 +26,7 @@ class Setting:
     output: pathlib.Path
     workers: int
     prompts: tuple[str, ...]
-    steps: int | None
+    steps: int
     is_keeping: bool
 
     @property

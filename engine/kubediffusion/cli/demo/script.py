@@ -26,7 +26,7 @@ class Task:
     engine_id: str
     registry: str
     state_dir: str
-    steps: int | None
+    steps: int
     items: tuple[Item, ...]
 
     def dumps(self) -> str:
