@@ -29,11 +29,19 @@ class Calls:
         if name in ("watch_generations", "list_generations", "fetch_result", "fetch_checkpoint"):
             return lambda request: status.map_stream(method(request))
 
+        if name == "import_checkpoint":
+            return lambda requests: self._send(method, requests)
+
         async def call(request: Any) -> Any:
             with status.map_errors():
                 return await method(request, timeout=PATIENCE)
 
         return call
+
+    @staticmethod
+    async def _send(method: Any, requests: Any) -> Any:
+        with status.map_errors():
+            return await method(requests, timeout=PATIENCE)
 
 
 @dataclasses.dataclass
@@ -72,6 +80,8 @@ class Client:
         attempt: int = 1,
         priority: int = 0,
         spec: worker_pb2.GenerationSpec | None = None,
+        reference: str = "",
+        min_exactness: str = "UNSPECIFIED",
         **wanted: Any,
     ) -> worker_pb2.SubmitGenerationResponse:
         response: worker_pb2.SubmitGenerationResponse = await self.calls.submit_generation(
@@ -81,6 +91,8 @@ class Client:
                 spec=spec or self.spec(**wanted),
                 attempt=attempt,
                 priority=priority,
+                checkpoint_reference=reference,
+                min_exactness=f"EXACTNESS_{min_exactness}",
             )
         )
         return response
@@ -91,6 +103,7 @@ class Client:
         after: dict[str, int] | None = None,
         min_interval: float = 0.0,
         until_terminal: bool = False,
+        previews: bool = False,
     ) -> AsyncIterator[worker_pb2.WatchGenerationsResponse]:
         interval = duration_pb2.Duration()
         interval.FromNanoseconds(int(min_interval * 1e9))
@@ -101,6 +114,7 @@ class Client:
                 after_sequences=after or {},
                 min_interval=interval,
                 until_terminal=until_terminal,
+                previews=previews,
             )
         )
         return stream
@@ -166,6 +180,80 @@ class Client:
         )
         return bool(response.is_released)
 
+    async def pause(self, request_id: str = "a") -> str:
+        """Ask for a pause; return the state that is answered."""
+        response = await self.calls.pause_generation(
+            worker_pb2.PauseGenerationRequest(caller=self.caller, request_id=request_id)
+        )
+        return _state(response.state)
+
+    async def unpause(self, request_id: str = "a") -> str:
+        response = await self.calls.unpause_generation(
+            worker_pb2.UnpauseGenerationRequest(caller=self.caller, request_id=request_id)
+        )
+        return _state(response.state)
+
+    async def take_checkpoint(self, request_id: str = "a") -> worker_pb2.CheckpointInfo:
+        response: worker_pb2.TakeCheckpointResponse = await self.calls.take_checkpoint(
+            worker_pb2.TakeCheckpointRequest(caller=self.caller, request_id=request_id)
+        )
+        return response.checkpoint
+
+    async def fetch_checkpoint(
+        self, request_id: str = "a", *, step: int = 0, offset: int = 0
+    ) -> tuple[worker_pb2.CheckpointInfo, bytes]:
+        header, data = worker_pb2.CheckpointInfo(), bytearray()
+        async for message in self.calls.fetch_checkpoint(
+            worker_pb2.FetchCheckpointRequest(
+                engine_id=self.engine_id, request_id=request_id, step=step, offset=offset
+            )
+        ):
+            if isinstance(message, bytes):
+                data += chunks.parse_data(message)
+            elif message.HasField("header"):
+                header = message.header
+            else:
+                data += message.data
+        return header, bytes(data)
+
+    async def import_checkpoint(
+        self,
+        info: worker_pb2.CheckpointInfo,
+        data: bytes,
+        request_id: str = "a",
+        *,
+        piece: int = chunks.CHUNK_SIZE,
+    ) -> str:
+        """Bring a checkpoint; return what to submit with."""
+
+        async def requests() -> AsyncIterator[worker_pb2.ImportCheckpointRequest]:
+            yield worker_pb2.ImportCheckpointRequest(
+                caller=self.caller, request_id=request_id, header=info
+            )
+            for start in range(0, len(data), piece):
+                yield worker_pb2.ImportCheckpointRequest(data=data[start : start + piece])
+
+        response = await self.calls.import_checkpoint(requests())
+        return str(response.checkpoint_reference)
+
+    async def drain(self, budget: float | None = None, policy: str = "UNSPECIFIED") -> str:
+        """Ask for a drain; return the state that is answered."""
+        request = worker_pb2.DrainRequest(caller=self.caller, policy=f"DRAIN_POLICY_{policy}")
+        if budget is not None:
+            request.budget.FromNanoseconds(int(budget * 1e9))
+        return _worker_state((await self.calls.drain(request)).state)
+
+    async def undrain(self) -> str:
+        request = worker_pb2.UndrainRequest(caller=self.caller)
+        return _worker_state((await self.calls.undrain(request)).state)
+
+    async def until_state(self, state: str) -> None:
+        """Wait until the worker is in a state."""
+        async with asyncio.timeout(PATIENCE):
+            async for response in self.watch():
+                if response.state == worker_pb2.WorkerState.Value(f"WORKER_STATE_{state}"):
+                    return
+
     async def listing(
         self, *, engine_id: str = "", states: Sequence[str] = ()
     ) -> list[worker_pb2.Generation]:
@@ -203,6 +291,14 @@ class Client:
             )
         )
         return values.decode(response.value)
+
+
+def _state(number: worker_pb2.GenerationState) -> str:
+    return worker_pb2.GenerationState.Name(number).removeprefix("GENERATION_STATE_")
+
+
+def _worker_state(number: worker_pb2.WorkerState) -> str:
+    return worker_pb2.WorkerState.Name(number).removeprefix("WORKER_STATE_")
 
 
 def names(events: Sequence[worker_pb2.GenerationEvent]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 from kubediffusion_worker import (
+    checkpoints,
     estimates,
     fencing,
     generation,
@@ -33,6 +34,12 @@ def caller(
     )
 
 
+def checkpoint(step: int, *, size: int = 10) -> worker_pb2.CheckpointInfo:
+    return worker_pb2.CheckpointInfo(
+        step=step, size=size, sha256=f"{step:064x}", fingerprint="f", format=1
+    )
+
+
 def config(
     *,
     line: queueing.LineLimits | None = None,
@@ -40,8 +47,14 @@ def config(
     max_encoding: int = 2,
     orphan_cancel_seconds: float | None = None,
     max_events: int = 256,
+    slots: int = 1,
+    max_parked: int = 8,
+    saved: checkpoints.CheckpointLimits | None = None,
 ) -> lifecycle.LifecycleConfig:
     return lifecycle.LifecycleConfig(
+        slots=slots,
+        max_parked=max_parked,
+        checkpoint_limits=saved or checkpoints.CheckpointLimits(),
         line_limits=line or queueing.LineLimits(),
         retention_limits=kept or retention.RetentionLimits(),
         fence_limits=fencing.FenceLimits(),
@@ -81,6 +94,7 @@ class Machine:
         priority: int = 0,
         deadline: float | None = None,
         steps: int = 4,
+        checkpoint: worker_pb2.CheckpointInfo | None = None,
     ) -> list[instructions.AnyInstruction]:
         who = by or caller()
         return self.handle(
@@ -94,6 +108,7 @@ class Machine:
                 priority=priority,
                 deadline=deadline,
                 work=estimates.Work(steps=steps),
+                checkpoint=checkpoint,
             )
         )
 
@@ -148,8 +163,53 @@ class Machine:
         self.now += seconds
         self.handle(stimuli.Ticked(now=self.now))
 
-    def drain(self, seconds: float) -> None:
-        self.handle(stimuli.DrainAsked(now=self.now, until=self.now + seconds))
+    def drain(
+        self, seconds: float, policy: str = "FINISH_THEN_CHECKPOINT", *, is_exit: bool = False
+    ) -> None:
+        self.handle(
+            stimuli.DrainAsked(
+                now=self.now,
+                until=self.now + seconds,
+                policy=worker_pb2.DrainPolicy.Value(f"DRAIN_POLICY_{policy}"),
+                is_exit=is_exit,
+            )
+        )
+
+    def undrain(self) -> None:
+        self.handle(stimuli.UndrainAsked(now=self.now))
+
+    def pause(self, request_id: str, by: identity.Caller | None = None) -> None:
+        who = by or caller()
+        key = identity.GenerationKey(who.engine_id, request_id)
+        self.handle(stimuli.PauseAsked(now=self.now, key=key, caller=who))
+
+    def unpause(self, request_id: str, by: identity.Caller | None = None) -> None:
+        who = by or caller()
+        key = identity.GenerationKey(who.engine_id, request_id)
+        self.handle(stimuli.UnpauseAsked(now=self.now, key=key, caller=who))
+
+    def parked(self, run: int, step: int) -> None:
+        self.handle(stimuli.Parked(now=self.now, run=run, step=step))
+
+    def ask_checkpoint(self, request_id: str, by: identity.Caller | None = None) -> None:
+        who = by or caller()
+        key = identity.GenerationKey(who.engine_id, request_id)
+        self.handle(stimuli.CheckpointAsked(now=self.now, key=key, caller=who))
+
+    def captured(self, run: int, step: int) -> None:
+        self.handle(stimuli.Captured(now=self.now, run=run, step=step))
+
+    def stored(self, run: int, step: int, *, size: int = 10) -> None:
+        info = checkpoint(step, size=size)
+        self.handle(stimuli.Stored(now=self.now, run=run, info=info))
+
+    def save(self, run: int, step: int, *, size: int = 10) -> None:
+        """Let a checkpoint be taken and stored."""
+        self.captured(run, step)
+        self.stored(run, step, size=size)
+
+    def not_saved(self, run: int) -> None:
+        self.handle(stimuli.NotSaved(now=self.now, run=run))
 
     def __getitem__(self, key: str | tuple[str, str]) -> generation.Generation:
         request_id, engine_id = (key, "e") if isinstance(key, str) else key

@@ -10,6 +10,11 @@ from kubediffusion_worker import config, estimates, identity, runs, stimuli, vie
 
 MAX_PRIORITY = 1000
 
+DEFAULT_DRAIN_SECONDS = 3600.0
+"""The budget of a drain that names none: usual work is finished."""
+
+MAX_DRAIN_SECONDS = 7 * 86_400.0
+
 
 def key_of(engine_id: str, request_id: str) -> identity.GenerationKey:
     """Return the address of a generation.
@@ -46,7 +51,6 @@ def submitted(
 
     Raises:
         InvalidRequestError: A field has no meaning.
-        NotImplementedByWorkerError: It asks for what this release cannot do.
     """
     caller = caller_of(request.caller)
     key = key_of(caller.engine_id, request.request_id)
@@ -55,10 +59,6 @@ def submitted(
     if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
         raise errors.InvalidRequestError.at(
             "priority", f"must be from -{MAX_PRIORITY} to {MAX_PRIORITY}; found {request.priority}"
-        )
-    if request.checkpoint_reference:
-        raise errors.NotImplementedByWorkerError(
-            "this worker cannot go on from checkpoints yet; submit without checkpoint_reference"
         )
     return stimuli.Submitted(
         now=now,
@@ -91,6 +91,25 @@ def check_spec(
     if violations:
         raise errors.InvalidRequestError.of(violations)
     pipeline.check(spec)
+
+
+def drain_of(request: worker_pb2.DrainRequest) -> tuple[worker_pb2.DrainPolicy, float]:
+    """Return the policy of a drain, and its budget in seconds.
+
+    Raises:
+        InvalidRequestError: There is no such policy or budget.
+    """
+    policy = request.policy or worker_pb2.DRAIN_POLICY_FINISH_THEN_CHECKPOINT
+    if policy not in worker_pb2.DrainPolicy.values():
+        raise errors.InvalidRequestError.at("policy", f"must be a known one; found {policy}")
+    if not request.HasField("budget"):
+        return policy, DEFAULT_DRAIN_SECONDS
+    budget = request.budget.seconds + request.budget.nanos * 1e-9
+    if not 0 <= budget <= MAX_DRAIN_SECONDS:
+        raise errors.InvalidRequestError.at(
+            "budget", f"must be from 0 to {MAX_DRAIN_SECONDS:.0f} seconds; found {budget}"
+        )
+    return policy, budget
 
 
 def seed_of(key: identity.GenerationKey, spec: worker_pb2.GenerationSpec) -> int:

@@ -20,15 +20,19 @@ from kubediffusion_worker import (
     admission,
     compute,
     config,
+    custody,
     identity,
     instructions,
     lifecycle,
     memory,
     metrics,
     model,
+    previewing,
     results,
     ring,
     runs,
+    saving,
+    sinks,
     stimuli,
     views,
     vitals,
@@ -63,6 +67,7 @@ class _Job:
     key: identity.GenerationKey
     attempt: compute.Attempt
     options: worker_pb2.OutputOptions
+    preview: previewing.Easel
     outcome: runs.RunOutcome | None = None
     blob: results.Blob | None = None
 
@@ -97,7 +102,26 @@ class Conductor:
         self._metrics = observed
         self._compute = compute.ComputeThread()
         self._reports = compute.Reports(
-            self._run_started, self._run_advanced, self._run_ended, self._run_freed, self._broke
+            self._run_started,
+            self._run_advanced,
+            self._run_ended,
+            self._run_freed,
+            self._broke,
+            captured=self._captured,
+            not_captured=self._not_captured,
+            resumed=self._run_resumed,
+            paused=self._run_paused,
+            previewed=self._previewed,
+        )
+        self._policy = compute.CheckpointPolicy(min_interval=settings.checkpoint_seconds)
+        folder = settings.checkpoint_folder
+        self.custody = custody.Custody(
+            self.machine,
+            self.tell,
+            self.clock,
+            observed,
+            limits=settings.import_limits,
+            writer=saving.Writer(sinks.Folder(folder), observed) if folder else None,
         )
         self._encoders = concurrent.futures.ThreadPoolExecutor(2, "encode")
         self._jobs: dict[int, _Job] = {}
@@ -112,18 +136,25 @@ class Conductor:
         self._compute.start()
         self._spawn(self._tick())
         self._spawn(self._load_model())
+        if self.custody.writer is not None:
+            self._spawn(self.custody.writer.tidy())
 
     async def loading_over(self) -> None:
         """Wait until the model has been loaded, or it is clear that it will not be."""
         while self.machine.worker_state == worker_pb2.WORKER_STATE_STARTING:
             await self._change()
 
-    async def close(self, budget: float) -> None:
-        """See `runtime.WorkerRuntime.close`."""
+    def drain(self, budget: float, policy: worker_pb2.DrainPolicy, *, is_exit: bool) -> None:
+        """Begin to empty the worker within some seconds, or go about it faster."""
         now = self.clock()
-        self.tell(stimuli.DrainAsked(now=now, until=now + budget))
+        name = worker_pb2.DrainPolicy.Name(policy).removeprefix("DRAIN_POLICY_")
+        logger.info("Worker drains", extra={"budget_seconds": budget, "policy": name})
+        self.tell(stimuli.DrainAsked(now=now, until=now + budget, policy=policy, is_exit=is_exit))
+
+    async def close(self, budget: float, policy: worker_pb2.DrainPolicy) -> None:
+        """See `runtime.WorkerRuntime.close`."""
+        self.drain(budget, policy, is_exit=True)
         if self._closing is None:
-            logger.info("Worker drains", extra={"budget_seconds": budget})
             self._closing = asyncio.create_task(self._wind_down())
         await asyncio.shield(self._closing)
 
@@ -175,16 +206,16 @@ class Conductor:
             self._metrics.count_error(refused)
             raise refused
 
-    def _act(
-        self,
-        instruction: instructions.Start
-        | instructions.RaiseCancel
-        | instructions.Encode
-        | instructions.Keep
-        | instructions.Emit
-        | instructions.Free
-        | instructions.EndWatch,
-    ) -> None:
+    def show_previews(self) -> None:
+        """Have previews made for those that somebody looks at, and for no others."""
+        for job in self._jobs.values():
+            job.attempt.want_previews(self._preview_interval(job.key))
+
+    def _preview_interval(self, key: identity.GenerationKey) -> float | None:
+        seconds = self._settings.preview_seconds
+        return seconds if seconds and self.watches.show_previews_of(key) else None
+
+    def _act(self, instruction: instructions.Act) -> None:  # noqa: C901 - a table
         match instruction:
             case instructions.Emit():
                 self._note_event(instruction)
@@ -193,6 +224,14 @@ class Conductor:
                 self._start_run(instruction)
             case instructions.RaiseCancel():
                 self._jobs[instruction.run].attempt.cancel()
+            case instructions.Park():
+                self._jobs[instruction.run].attempt.pause()
+            case instructions.Unpark():
+                self._jobs[instruction.run].attempt.unpause()
+            case instructions.Capture():
+                self._jobs[instruction.run].attempt.ask_checkpoint()
+            case instructions.KeepCheckpoint() | instructions.DropCheckpoint():
+                self.custody.act(instruction)
             case instructions.Encode():
                 self._start_encoding(instruction)
             case instructions.Keep():
@@ -209,10 +248,20 @@ class Conductor:
     def _start_run(self, instruction: instructions.Start) -> None:
         assert self.pipeline is not None, "nothing starts before the model is loaded"
         spec = instruction.spec
+        key, info = instruction.key, instruction.checkpoint
         attempt = compute.Attempt(
-            instruction.run, self.pipeline, spec, admission.seed_of(instruction.key, spec)
+            instruction.run,
+            self.pipeline,
+            spec,
+            admission.seed_of(key, spec),
+            priority=instruction.priority,
+            deadline=instruction.deadline,
+            checkpoint=self.custody.vault.get(key, info.step).data if info else None,
+            policy=self._policy,
         )
-        self._jobs[instruction.run] = _Job(instruction.key, attempt, spec.output)
+        easel = previewing.Easel(instruction.run, self._encoders, self.tell, self.clock)
+        self._jobs[instruction.run] = _Job(key, attempt, spec.output, easel)
+        attempt.want_previews(self._preview_interval(key))
         attempt.begin(self._compute, self._reports)
 
     def _start_encoding(self, instruction: instructions.Encode) -> None:
@@ -226,9 +275,7 @@ class Conductor:
 
     def _circumstances(self, job: _Job) -> results.Circumstances:
         found = self.machine.generations[job.key]
-        is_first = found.attempt == 1
         return results.Circumstances(
-            exactness=worker_pb2.EXACTNESS_EXACT if is_first else worker_pb2.EXACTNESS_RESTARTED,
             fingerprint=job.attempt.fingerprint,
             queue_seconds=(found.started_at or found.submitted_at) - found.submitted_at,
         )
@@ -236,18 +283,23 @@ class Conductor:
     def _free(self, instruction: instructions.Free) -> None:
         self._blobs.pop(instruction.key, None)
         self.traces.pop(instruction.key, None)
+        self.custody.free(instruction.key)
         self.watches.forget(instruction.key)
         if instruction.is_evicted:
             logger.warning("Generation was evicted unacknowledged", extra=_ids(instruction.key))
 
     def _note_event(self, instruction: instructions.Emit) -> None:
         kind = instruction.event.WhichOneof("event") or ""
-        if kind == "progress":
+        if kind in ("progress", "preview"):
             return
         facts = {**_ids(instruction.key), "event": kind}
         if trace := self.traces.get(instruction.key):
             facts["trace_id"] = trace
+        if kind == "resumed":
+            exactness = worker_pb2.Exactness.Name(instruction.event.resumed.exactness)
+            self._metrics.resumed.labels(exactness.removeprefix("EXACTNESS_").lower()).inc()
         if ring.is_terminal(instruction.event):
+            self.custody.note_end(instruction.key, kind.upper())
             self._metrics.count_end(self.machine.generations[instruction.key])
             if instruction.event.HasField("failed"):
                 facts["reason"] = instruction.event.failed.error.reason
@@ -290,6 +342,28 @@ class Conductor:
         if run not in self.machine.encoding:
             self._jobs.pop(run, None)  # Fast encoders have done so already.
         self.tell(stimuli.ComputeFreed(now=self.clock(), run=run))
+
+    def _captured(self, run: int, draft: runs.CheckpointDraft) -> None:
+        job = self._jobs.get(run)
+        if job is not None and self.pipeline is not None:
+            self._spawn(self.custody.store(run, job.key, job.attempt, draft, self.pipeline))
+
+    def _not_captured(self, run: int, reason: str) -> None:
+        job = self._jobs.get(run)
+        if job is not None:
+            self.custody.not_captured(run, job.key, reason)
+
+    def _run_resumed(self, run: int, step: int, exactness: worker_pb2.Exactness) -> None:
+        now = self.clock()
+        self.tell(stimuli.Resumed(now=now, run=run, step=step, exactness=exactness))
+
+    def _run_paused(self, run: int, step: int) -> None:
+        self.tell(stimuli.Parked(now=self.clock(), run=run, step=step))
+
+    def _previewed(self, run: int, picture: runs.PreviewData) -> None:
+        job = self._jobs.get(run)
+        if job is not None and job.preview.put(picture):
+            self._spawn(job.preview.draw())
 
     def _broke(self, message: str) -> None:
         self._fail(Failure("device", message))
@@ -358,6 +432,7 @@ class Conductor:
         while True:
             self._loop_beat = time.monotonic()
             self.tell(stimuli.Ticked(now=self.clock()))
+            self.custody.imports.expire(self.clock())
             if self._loop_beat - looked_at >= LOOK_SECONDS:
                 looked_at = self._loop_beat
                 self._look()
@@ -387,6 +462,7 @@ class Conductor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._encoders.shutdown(wait=False, cancel_futures=True)
+        await self.custody.close()
         await self._compute.stop(timeout=LAST_WORDS_SECONDS)
 
     async def _change(self) -> None:

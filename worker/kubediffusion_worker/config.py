@@ -7,7 +7,7 @@ from typing import Literal
 
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import addresses, channels, identifiers, registry, validation
-from kubediffusion_worker import lifecycle, model
+from kubediffusion_worker import imports, lifecycle, model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +59,14 @@ class WorkerConfig:
     adapters: tuple[AdapterSource, ...] = ()
     requests: RequestLimits = field(default_factory=RequestLimits)
     bounds: lifecycle.LifecycleConfig = field(default_factory=lifecycle.LifecycleConfig)
+    checkpoint_seconds: float | None = 2.0
+    """From one checkpoint of a running generation to the next; None: on drain and on request
+    alone."""
+    checkpoint_folder: pathlib.Path | None = None
+    """Where checkpoints outlive the process; None: in memory alone."""
+    import_limits: imports.ImportLimits = field(default_factory=imports.ImportLimits)
+    preview_seconds: float = 1.0
+    """From one preview of a generation to the next, while somebody looks; 0: none."""
     tick_seconds: float = 0.25
     """Between two looks at deadlines, leases and ages."""
 
@@ -69,6 +77,10 @@ class WorkerConfig:
             InvalidRequestError: It is none.
         """
         registry.check_name(self.name)
+        if self.checkpoint_seconds is not None and self.checkpoint_seconds <= 0:
+            raise ValueError("checkpoint_seconds must be positive, or None for never by time")
+        if self.preview_seconds < 0:
+            raise ValueError("preview_seconds must not be negative")
 
     def limits(self) -> worker_pb2.Limits:
         """Return the bounds as they are published."""

@@ -36,6 +36,8 @@ class Phase(enum.Enum):
     ASSIGNED = enum.auto()
     """Given to the compute thread, which has not begun with it."""
     COMPUTING = enum.auto()
+    PARKED = enum.auto()
+    """On the compute thread, where it stands still because a caller wants it to."""
     ENCODING = enum.auto()
     """Off the compute thread."""
     ENDED = enum.auto()
@@ -45,8 +47,12 @@ _STATES = {
     Phase.WAITING: State.QUEUED,
     Phase.ASSIGNED: State.QUEUED,
     Phase.COMPUTING: State.RUNNING,
+    Phase.PARKED: State.PARKED,
     Phase.ENCODING: State.RUNNING,
 }
+
+ON_THREAD = frozenset({Phase.ASSIGNED, Phase.COMPUTING, Phase.PARKED})
+"""The phases in which the compute thread has a generation."""
 
 END_STATES = {
     "succeeded": State.SUCCEEDED,
@@ -76,6 +82,14 @@ class Generation:
     run: int = 0
     """The number of its run; 0 before it has one."""
     is_cancelling: bool = False
+    is_paused: bool = False
+    """A caller wants it to stand still."""
+    is_stopping: bool = False
+    """The drain wants it to stand still, to be saved, and to be handed over."""
+    parked_at: int | None = None
+    """Steps that were done where its run stands still."""
+    drafted_at: int | None = None
+    """Steps that were done where its state was taken last."""
     is_acknowledged: bool = False
     """Acknowledged before it ended: it is released as soon as it does."""
     started_at: float | None = None
@@ -92,6 +106,8 @@ class Generation:
         """What callers see."""
         if self.end is not None:
             return self.end
+        if self.is_paused and self.phase is Phase.WAITING:
+            return State.PARKED
         return _STATES[self.phase]
 
     @property

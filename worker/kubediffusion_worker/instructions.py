@@ -14,6 +14,49 @@ class Start:
     key: identity.GenerationKey
     run: int
     spec: worker_pb2.GenerationSpec
+    priority: int
+    deadline: float | None
+    checkpoint: worker_pb2.CheckpointInfo | None
+    """The one to go on from, of those that are kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Park:
+    """Let a run stand still at its next boundary."""
+
+    run: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpark:
+    """Let a run go on."""
+
+    run: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capture:
+    """Take the state of a run at its next boundary, or where it stands still."""
+
+    run: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeepCheckpoint:
+    """Keep the bytes of a checkpoint; without this instruction they are dropped."""
+
+    key: identity.GenerationKey
+    step: int
+    run: int
+    """Whose it is; 0: it came with the request."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DropCheckpoint:
+    """Drop the bytes of a checkpoint that was kept."""
+
+    key: identity.GenerationKey
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,4 +114,20 @@ class Refuse:
     error: errors.KubediffusionError
 
 
-AnyInstruction = Start | RaiseCancel | Encode | Keep | Emit | Free | EndWatch | Refuse
+Act = (
+    Start
+    | Park
+    | Unpark
+    | Capture
+    | KeepCheckpoint
+    | DropCheckpoint
+    | RaiseCancel
+    | Encode
+    | Keep
+    | Emit
+    | Free
+    | EndWatch
+)
+"""What is to be done."""
+
+AnyInstruction = Act | Refuse

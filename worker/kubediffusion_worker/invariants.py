@@ -1,7 +1,8 @@
 """What is always true of a `lifecycle.Lifecycle`; tests check it after every stimulus."""
 
-from kubediffusion_worker import lifecycle, ring
-from kubediffusion_worker.generation import Generation, Phase
+from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_worker import checkpoints, generation, lifecycle, parking, ring
+from kubediffusion_worker.generation import Generation, Phase, State
 
 
 def check(machine: lifecycle.Lifecycle) -> None:
@@ -14,6 +15,8 @@ def check(machine: lifecycle.Lifecycle) -> None:
         _check_generation(found)
         _check_places(machine, found)
     _check_runs(machine)
+    _check_checkpoints(machine)
+    _check_drain(machine)
     _check_sums(machine)
     assert not set(machine.tombstones) & set(machine.generations), "released and here"
 
@@ -27,6 +30,9 @@ def _check_generation(found: Generation) -> None:
     assert ring.is_terminal(events[-1]) == found.is_ended, "the newest event fits the phase"
     assert (found.end is not None) == found.is_ended, "an end state, exactly when it has ended"
     assert (found.run > 0) or found.phase in (Phase.WAITING, Phase.ENDED), "a run in between"
+    assert not (found.is_stopping and found.phase is Phase.WAITING), "stops before it runs"
+    assert not (found.is_ended and (found.is_paused or found.is_stopping)), "ended, but held"
+    assert found.phase is not Phase.PARKED or found.is_paused, "parked for nobody"
     assert not (found.is_ended and found.is_acknowledged), "acknowledged, but still here"
 
 
@@ -37,15 +43,42 @@ def _check_places(machine: lifecycle.Lifecycle, found: Generation) -> None:
     assert (key in machine.shelf) == (phase is Phase.ENDED), "on the shelf, exactly after"
     assert (found.spec is not None) == (phase is Phase.WAITING), "a specification while waiting"
     holds_slot = machine.runs.get(found.run) == key
-    assert holds_slot or phase not in (Phase.ASSIGNED, Phase.COMPUTING), "runs without a slot"
+    assert holds_slot or phase not in generation.ON_THREAD, "runs without a slot"
     assert phase is not Phase.ENCODING or found.run in machine.encoding, "encodes unseen"
 
 
 def _check_runs(machine: lifecycle.Lifecycle) -> None:
-    assert len(machine.runs) <= machine.config.slots, "more runs than slots"
+    config = machine.config
+    assert len(machine.runs) <= config.max_runs, "more runs than slots"
+    assert parking.count_parked(machine) <= config.max_parked, "too many stand still"
     # Runs in the slots may still add theirs when the encoders are behind.
-    most = machine.config.max_encoding + machine.config.slots - 1
+    most = config.max_encoding + config.max_runs - 1
     assert len(machine.encoding) <= most, "too many outputs wait for their encoding"
+
+
+def _check_checkpoints(machine: lifecycle.Lifecycle) -> None:
+    saved = machine.saved
+    assert saved.bytes <= machine.config.checkpoint_limits.max_bytes, "too many bytes are saved"
+    assert saved.bytes == sum(info.size for key in saved for info in saved.of(key)), "miscounted"
+    for key in saved:
+        steps = [info.step for info in saved.of(key)]
+        assert 0 < len(steps) <= checkpoints.KEPT, "the newest two are kept"
+        assert len(set(steps)) == len(steps), "a step is kept twice"
+        end = machine.generations[key].end
+        assert end in (None, State.HANDED_OVER, State.FAILED), "saved for nobody"
+        assert end is None or len(steps) == 1, "one is enough to go on from"
+
+
+def _check_drain(machine: lifecycle.Lifecycle) -> None:
+    drain, state = machine.drain, machine.worker_state
+    is_draining = state in (worker_pb2.WORKER_STATE_DRAINING, worker_pb2.WORKER_STATE_DRAINED)
+    assert (drain is not None) == is_draining or state == worker_pb2.WORKER_STATE_FAILED
+    if drain is None:
+        assert not any(found.is_stopping for found in machine.live.values()), "stops for nothing"
+    else:
+        assert not machine.line, "something waits for a worker that drains"
+    if state == worker_pb2.WORKER_STATE_DRAINED:
+        assert not (machine.live or machine.runs), "drained, but not empty"
 
 
 def _check_sums(machine: lifecycle.Lifecycle) -> None:

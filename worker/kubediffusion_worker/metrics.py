@@ -33,6 +33,20 @@ class Metrics:
         self.encode_seconds = self._histogram(
             "encode", "From the pipeline's output to bytes.", _STEP_BUCKETS
         )
+        self.checkpoint_seconds = self._histogram(
+            "checkpoint", "From the state of a run to the bytes of a checkpoint.", _STEP_BUCKETS
+        )
+        self.checkpoints = self._counter("checkpoints", "That were taken and kept in memory.")
+        self.checkpoints_written = self._counter("checkpoints_written", "To the folder.")
+        self.checkpoint_failures = self._counter(
+            "checkpoint_failures", "Checkpoints that were not kept, by where.", "sink"
+        )
+        self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Of checkpoints in memory.")
+        self.resumed = self._counter(
+            "generations_resumed",
+            "That went on from a checkpoint, by result.",
+            "exactness",
+        )
         self.ended = self._counter("generations_ended", "By how they ended.", "state")
         self.held = self._gauge("generations", "That the worker holds, by state.", "state")
         self.errors = self._counter("errors", "Failures and refusals by reason.", "reason")
@@ -82,6 +96,7 @@ class Metrics:
         self.queue_length.set(len(machine.line))
         self.queued_bytes.set(machine.line.size)
         self.retained_bytes.set(machine.shelf.bytes)
+        self.checkpoint_bytes.set(machine.saved.bytes)
         self.watches.set(watches)
 
     def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:

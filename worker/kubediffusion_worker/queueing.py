@@ -42,6 +42,7 @@ class WaitingLine:
         # The order of a level's dict is the order of turns.
         self._levels: dict[int, dict[str, collections.deque[identity.GenerationKey]]] = {}
         self._places: dict[identity.GenerationKey, _Place] = {}
+        self._held: set[identity.GenerationKey] = set()
         self._by_engine: collections.Counter[str] = collections.Counter()
         self._size = 0
 
@@ -89,16 +90,33 @@ class WaitingLine:
         self._size += size
         return self._count_ahead(key.engine_id, priority)
 
-    def pop(self, is_allowed: Callable[[str], bool]) -> identity.GenerationKey | None:
-        """Take the next generation of an engine id that may start one now."""
-        for priority in sorted(self._levels, reverse=True):
-            for engine_id in self._levels[priority]:
-                if is_allowed(engine_id):
-                    key = self._levels[priority][engine_id][0]
+    def pop(
+        self,
+        is_allowed: Callable[[str], bool],
+        has_slot: Callable[[int], bool] = lambda priority: True,
+    ) -> identity.GenerationKey | None:
+        """Take the next generation that may start now.
+
+        Args:
+            is_allowed: Tells whether an engine id may start one.
+            has_slot: Tells whether one of a priority may start.
+        """
+        for priority in filter(has_slot, sorted(self._levels, reverse=True)):
+            for engine_id, waiting in self._levels[priority].items():
+                key = next((key for key in waiting if key not in self._held), None)
+                if key is not None and is_allowed(engine_id):
                     self._take(key)
                     self._end_turn(priority, engine_id)
                     return key
         return None
+
+    def hold(self, key: identity.GenerationKey) -> None:
+        """Let a generation stay in line although it could start."""
+        self._held.add(key)
+
+    def let_go(self, key: identity.GenerationKey) -> None:
+        """Let a generation start when it is its turn again."""
+        self._held.discard(key)
 
     def remove(self, key: identity.GenerationKey) -> None:
         """Take a generation out of the line, wherever it stands."""
@@ -114,6 +132,7 @@ class WaitingLine:
 
     def _take(self, key: identity.GenerationKey) -> None:
         place = self._places.pop(key)
+        self._held.discard(key)
         self._size -= place.size
         self._by_engine[key.engine_id] -= 1
         if not self._by_engine[key.engine_id]:

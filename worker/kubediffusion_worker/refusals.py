@@ -91,5 +91,56 @@ def deadline_exceeded() -> errors.DeadlineExceededError:
     return errors.DeadlineExceededError("the deadline of the generation has passed")
 
 
+def past_its_steps(key: identity.GenerationKey, state: str) -> errors.NotResumableError:
+    """The generation takes no more steps, so that it has no boundary."""
+    return errors.NotResumableError(
+        f"generation {key.request_id!r} takes no more steps; it is {state}",
+        metadata={"state": state},
+    )
+
+
+def not_begun(key: identity.GenerationKey) -> errors.NotResumableError:
+    """The generation has no state yet."""
+    return errors.NotResumableError(
+        f"generation {key.request_id!r} has not begun, so that there is nothing to save",
+        metadata={"state": "QUEUED"},
+    )
+
+
+def not_saved(key: identity.GenerationKey, reason: str) -> errors.NotResumableError:
+    """The state of the generation could not be turned into a checkpoint."""
+    return errors.NotResumableError(f"generation {key.request_id!r} was not saved: {reason}")
+
+
+def too_many_parked(limit: int) -> errors.NotResumableError:
+    """More generations would stand still than there is memory for."""
+    return errors.NotResumableError(
+        f"{limit} generations that have begun stand still already; let one go on, or cancel it"
+    )
+
+
+def no_checkpoint(key: identity.GenerationKey, step: int = 0) -> errors.CheckpointNotFoundError:
+    """The generation has no checkpoint, or none of a step."""
+    which = f"of step {step}" if step else "yet"
+    return errors.CheckpointNotFoundError(
+        f"generation {key.request_id!r} has no checkpoint {which}"
+    )
+
+
+def unknown_reference() -> errors.CheckpointNotFoundError:
+    """The checkpoint was not imported for the request, or too long ago."""
+    return errors.CheckpointNotFoundError(
+        "checkpoint_reference names no checkpoint that was imported for this request within "
+        "the last minute; import it again"
+    )
+
+
+def no_room_for_checkpoint(size: int) -> errors.RetentionFullError:
+    """A bound of what is kept is reached."""
+    return errors.RetentionFullError(
+        f"there is no room for a checkpoint of {size} bytes", retry_delay=_retry_delay(1.0)
+    )
+
+
 def _retry_delay(seconds: float) -> float:
     return min(max(seconds, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)

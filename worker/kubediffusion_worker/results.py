@@ -27,7 +27,6 @@ class Blob:
 class Circumstances:
     """What is said of a result beside its bytes."""
 
-    exactness: worker_pb2.Exactness
     fingerprint: str
     queue_seconds: float
 
@@ -55,7 +54,8 @@ def build(
         size=data.nbytes,
         sha256=digest,
         outputs=described,
-        exactness=circumstances.exactness,
+        exactness=outcome.exactness,
+        resumed_from=outcome.resumed_from,
         fingerprint=circumstances.fingerprint,
         metrics=worker_pb2.GenerationMetrics(
             queue_seconds=circumstances.queue_seconds,

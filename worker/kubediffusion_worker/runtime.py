@@ -5,11 +5,12 @@ in motion is `conductor`'s.
 """
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors, identifiers
@@ -17,15 +18,19 @@ from kubediffusion_worker import (
     admission,
     conductor,
     config,
+    custody,
     fencing,
     generation,
     identity,
+    imports,
     lifecycle,
     methods,
     metrics,
     model,
+    refusals,
     results,
     runs,
+    saving,
     stimuli,
     tracing,
     views,
@@ -98,16 +103,21 @@ class WorkerRuntime:
         if self.failed.done():
             raise errors.WorkerFailedError(self.failed.result().message)
 
-    async def close(self, budget: float) -> None:
-        """Finish what runs, keep results until they are acknowledged, then end.
+    async def close(
+        self,
+        budget: float,
+        policy: worker_pb2.DrainPolicy = worker_pb2.DRAIN_POLICY_FINISH_THEN_CHECKPOINT,
+    ) -> None:
+        """Save and finish what runs, keep what engines have to fetch, then end.
 
-        Waiting generations are handed over at once, running ones when the budget does not
-        suffice for them. May be called again to shorten the budget.
+        Waiting generations are handed over at once, running ones, with a checkpoint, when the
+        budget does not suffice for them. May be called again to shorten the budget.
 
         Args:
             budget: In seconds.
+            policy: For what runs.
         """
-        await self._conductor.close(budget)
+        await self._conductor.close(budget, policy)
 
     def facts(self) -> vitals.Facts:
         """Return what probes are answered from; from any thread."""
@@ -156,10 +166,18 @@ class WorkerRuntime:
         submitted = admission.submitted(request, self._clock())
         key = submitted.key
         is_new = key not in self.machine.generations
+        saved: saving.Saved | None = None
         # Without a pipeline the state machine refuses, and says why.
         if is_new and self._conductor.pipeline is not None:
             admission.check_spec(request.spec, self.settings, self._conductor.pipeline)
-        self._conductor.tell(submitted)
+            saved = await self._checkpoint_for(request, submitted)
+            is_new = key not in self.machine.generations
+        if is_new and saved is not None:
+            with_it = dataclasses.replace(submitted, checkpoint=saved.info)
+            self._conductor.custody.submit(with_it, saved)
+            self._conductor.custody.imports.forget(key, request.checkpoint_reference)
+        else:
+            self._conductor.tell(submitted)
         if is_new and (trace := tracing.current_trace.get()):
             self._conductor.traces[key] = trace
         return worker_pb2.SubmitGenerationResponse(
@@ -182,10 +200,12 @@ class WorkerRuntime:
                 self._conductor.tell(
                     stimuli.WatchOpened(now=self._clock(), watch=number, caller=caller)
                 )
+            self._conductor.show_previews()
             async for response in watch.responses(self._conductor.clock):
                 yield response
         finally:
             self._conductor.watches.remove(watch)
+            self._conductor.show_previews()
             self._conductor.tell(
                 stimuli.WatchClosed(now=self._clock(), watch=number, engine_id=wanted.engine_id)
             )
@@ -283,39 +303,108 @@ class WorkerRuntime:
         """
         return await self._conductor.on_compute_thread(function)
 
-    async def pause_generation(self, request: worker_pb2.PauseGenerationRequest) -> NoReturn:
-        """Refuse: generations cannot be parked yet."""
-        raise _later("pause generations")
+    async def pause_generation(
+        self, request: worker_pb2.PauseGenerationRequest
+    ) -> worker_pb2.PauseGenerationResponse:
+        """Ask a generation to stand still; the event `parked` confirms it."""
+        caller = admission.caller_of(request.caller)
+        key = admission.key_of(caller.engine_id, request.request_id)
+        self._conductor.tell(stimuli.PauseAsked(now=self._clock(), key=key, caller=caller))
+        state = self.machine.find(key).state.wire
+        return worker_pb2.PauseGenerationResponse(state=state)
 
-    async def unpause_generation(self, request: worker_pb2.UnpauseGenerationRequest) -> NoReturn:
-        """Refuse: generations cannot be parked yet."""
-        raise _later("pause generations")
+    async def unpause_generation(
+        self, request: worker_pb2.UnpauseGenerationRequest
+    ) -> worker_pb2.UnpauseGenerationResponse:
+        """Let a generation go on that stands still."""
+        caller = admission.caller_of(request.caller)
+        key = admission.key_of(caller.engine_id, request.request_id)
+        self._conductor.tell(stimuli.UnpauseAsked(now=self._clock(), key=key, caller=caller))
+        state = self.machine.find(key).state.wire
+        return worker_pb2.UnpauseGenerationResponse(state=state)
 
-    async def take_checkpoint(self, request: worker_pb2.TakeCheckpointRequest) -> NoReturn:
-        """Refuse: there are no checkpoints yet."""
-        raise _later("take checkpoints")
+    async def take_checkpoint(
+        self, request: worker_pb2.TakeCheckpointRequest
+    ) -> worker_pb2.TakeCheckpointResponse:
+        """Save a generation at its next boundary; answered when it can be fetched."""
+        caller = admission.caller_of(request.caller)
+        key = admission.key_of(caller.engine_id, request.request_id)
+        asked = stimuli.CheckpointAsked(now=self._clock(), key=key, caller=caller)
+        info = await self._conductor.custody.take(asked)
+        return worker_pb2.TakeCheckpointResponse(checkpoint=info)
 
     async def fetch_checkpoint(
         self, request: worker_pb2.FetchCheckpointRequest
-    ) -> AsyncGenerator[worker_pb2.FetchCheckpointResponse, None]:
-        """Refuse: there are no checkpoints yet."""
-        for _ in range(1):  # Makes this a generator, as the other streams are.
-            raise _later("hand out checkpoints")
-        yield worker_pb2.FetchCheckpointResponse()
+    ) -> AsyncGenerator[worker_pb2.FetchCheckpointResponse | bytes, None]:
+        """Read a checkpoint: a message with the header, then serialized messages with data."""
+        key = admission.key_of(request.engine_id, request.request_id)
+        self.machine.find(key)
+        saved = self._conductor.custody.vault.get(key, request.step)
+        for message in saving.messages(saved, request.offset):
+            yield message
 
     async def import_checkpoint(
         self, requests: AsyncIterator[worker_pb2.ImportCheckpointRequest]
-    ) -> NoReturn:
-        """Refuse: there are no checkpoints yet."""
-        raise _later("take in checkpoints")
+    ) -> worker_pb2.ImportCheckpointResponse:
+        """Take in a checkpoint, for a submit within the next minute."""
+        first = await imports.first_of(requests, self.settings.import_limits.idle_seconds)
+        caller = admission.caller_of(first.caller)
+        fencing.check_writer(caller, operators_allowed=False)
+        key = admission.key_of(caller.engine_id, first.request_id)
+        if self.machine.drain_until is not None:
+            raise refusals.draining(self.machine.drain_until - self._clock())
+        reference = await self._conductor.custody.receive(key, first.header, requests, self.loaded)
+        return worker_pb2.ImportCheckpointResponse(checkpoint_reference=reference)
 
-    async def drain(self, request: worker_pb2.DrainRequest) -> NoReturn:
-        """Refuse: for now a worker drains on SIGTERM alone."""
-        raise _later("drain by a call; send SIGTERM to its process instead")
+    async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+        """Begin to empty the worker; its state tells when it is done."""
+        fencing.check_writer(identity.caller_of(request.caller), operators_allowed=True)
+        policy, budget = admission.drain_of(request)
+        self._conductor.drain(budget, policy, is_exit=False)
+        return worker_pb2.DrainResponse(state=self.state)
 
-    async def undrain(self, request: worker_pb2.UndrainRequest) -> NoReturn:
-        """Refuse: for now a worker drains on SIGTERM alone."""
-        raise _later("end a drain")
+    async def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
+        """Serve again."""
+        fencing.check_writer(identity.caller_of(request.caller), operators_allowed=True)
+        self._conductor.tell(stimuli.UndrainAsked(now=self._clock()))
+        return worker_pb2.UndrainResponse(state=self.state)
+
+    async def _checkpoint_for(
+        self, request: worker_pb2.SubmitGenerationRequest, submitted: stimuli.Submitted
+    ) -> saving.Saved | None:
+        """Return what a new generation shall go on from.
+
+        Raises:
+            CheckpointNotFoundError: It was not imported.
+            InvalidCheckpointError: It is of something else, or not good enough.
+        """
+        pipeline, key = self.loaded, submitted.key
+        kept = self._conductor.custody
+
+        def check(saved: saving.Saved) -> None:
+            custody.check_fits(
+                saved,
+                digest=submitted.digest,
+                seed=admission.seed_of(key, request.spec),
+                fingerprint=pipeline.fingerprint_for(request.spec),
+                min_exactness=request.min_exactness,
+            )
+
+        def fits(data: bytes) -> saving.Saved | None:
+            try:
+                saved = saving.describe(data, pipeline)
+                check(saved)
+            except errors.FixRequestError:
+                return None
+            return saved
+
+        if request.checkpoint_reference:
+            found = kept.imports.get(key, request.checkpoint_reference, self._clock())
+            check(found)
+            return found
+        if request.attempt > 1 and kept.writer is not None:
+            return await kept.writer.find(key, fits)
+        return None
 
     def _view(self, found: generation.Generation) -> worker_pb2.Generation:
         position = 0
@@ -344,10 +433,6 @@ class WorkerRuntime:
 
     def _clock(self) -> float:
         return self._conductor.clock()
-
-
-def _later(what: str) -> errors.NotImplementedByWorkerError:
-    return errors.NotImplementedByWorkerError(f"this worker cannot {what} yet")
 
 
 def _encode_as_named(

@@ -46,6 +46,8 @@ class Submitted(Stimulus):
     deadline: float | None = None
     """On the clock of `now`."""
     work: estimates.Work = dataclasses.field(default_factory=estimates.Work)
+    checkpoint: worker_pb2.CheckpointInfo | None = None
+    """What it shall go on from; None: it begins anew."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,10 +140,91 @@ class WatchClosed(Stimulus):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PauseAsked(Stimulus):
+    """A caller wants a generation to stand still."""
+
+    key: identity.GenerationKey
+    caller: identity.Caller
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpauseAsked(Stimulus):
+    """A caller wants a generation to go on."""
+
+    key: identity.GenerationKey
+    caller: identity.Caller
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parked(Stimulus):
+    """A run stands still at a boundary, or was not begun, because it was told to."""
+
+    run: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointAsked(Stimulus):
+    """A caller wants the state of a generation to be saved."""
+
+    key: identity.GenerationKey
+    caller: identity.Caller
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Captured(Stimulus):
+    """The state of a run was taken; it is on its way to be stored."""
+
+    run: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotSaved(Stimulus):
+    """The state of a run could not be taken, or not be turned into a checkpoint."""
+
+    run: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored(Stimulus):
+    """The bytes of a checkpoint are there."""
+
+    run: int
+    info: worker_pb2.CheckpointInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed(Stimulus):
+    """A run has caught up with the checkpoint that it goes on from."""
+
+    run: int
+    step: int
+    """0: it could not, and computes everything from its seed."""
+    exactness: worker_pb2.Exactness
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Previewed(Stimulus):
+    """A small picture of what a run is about to make is there, as a file."""
+
+    run: int
+    preview: worker_pb2.PreviewEvent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DrainAsked(Stimulus):
     """The worker has to be empty at a given time, or earlier than said before."""
 
     until: float
+    policy: worker_pb2.DrainPolicy = worker_pb2.DRAIN_POLICY_FINISH_THEN_CHECKPOINT
+    is_exit: bool = False
+    """Whether the worker ends then, so that there is no way back."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UndrainAsked(Stimulus):
+    """The worker shall serve again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,6 +247,16 @@ AnyStimulus = (
     | Acknowledged
     | WatchOpened
     | WatchClosed
+    | PauseAsked
+    | UnpauseAsked
+    | Parked
+    | CheckpointAsked
+    | Captured
+    | NotSaved
+    | Stored
+    | Resumed
+    | Previewed
     | DrainAsked
+    | UndrainAsked
     | Ticked
 )

@@ -102,6 +102,10 @@ class Watch:
             self._dirty[key] = None
             self._wake.set()
 
+    def shows_previews_of(self, key: identity.GenerationKey) -> bool:
+        """Whether the client looks at previews of a generation."""
+        return self._asked.wants_previews and self._is_wanted(key)
+
     def notify_load(self, *, is_urgent: bool) -> None:
         """Note that the load of the worker may have changed, or, urgently, its state."""
         if is_urgent or not self._is_load_dirty:
@@ -298,6 +302,11 @@ class Watches:
         """Tell the watches concerned that a generation has a new event."""
         for watch in self._by_engine.get(key.engine_id, ()):
             watch.notify(key)
+
+    def show_previews_of(self, key: identity.GenerationKey) -> bool:
+        """Whether any client looks at previews of a generation."""
+        watches = self._by_engine.get(key.engine_id, ())
+        return any(watch.shows_previews_of(key) for watch in watches)
 
     def forget(self, key: identity.GenerationKey) -> None:
         """Tell the watches concerned that a generation was released."""

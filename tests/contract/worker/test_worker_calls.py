@@ -25,10 +25,12 @@ def settings(
     line: queueing.LineLimits | None = None,
     kept: retention.RetentionLimits | None = None,
     max_events: int = 256,
+    slots: int = 4,
 ) -> config.WorkerConfig:
     return config.WorkerConfig(
         model=testing.FAKE_MODEL,
         bounds=lifecycle.LifecycleConfig(
+            slots=slots,
             line_limits=line or queueing.LineLimits(),
             retention_limits=kept or retention.RetentionLimits(),
             ring_limits=ring.RingLimits(max_events=max_events),
@@ -307,7 +309,7 @@ def test_a_full_queue_is_a_clear_error(transport: str) -> None:
             await client.submit("more")
         assert caught.value.retry_delay is not None
 
-    tell(transport, story, settings(line=queueing.LineLimits(max_items=1)))
+    tell(transport, story, settings(line=queueing.LineLimits(max_items=1), slots=1))
 
 
 def test_work_is_refused_before_results_of_a_living_engine_are_evicted(transport: str) -> None:
@@ -436,7 +438,7 @@ def test_a_long_listing_comes_in_pages(transport: str) -> None:
         found = await client.listing(states=["QUEUED"])
         assert [generation.position for generation in found] == list(range(600))
 
-    tell(transport, story)
+    tell(transport, story, settings(slots=1))
 
 
 def test_the_worker_describes_itself(transport: str) -> None:
@@ -447,8 +449,8 @@ def test_the_worker_describes_itself(transport: str) -> None:
         assert found.limits.max_queued == 2048
         assert "ping" in found.methods
         assert {"prompt", "num_inference_steps"} <= {each.name for each in found.parameters}
-        assert found.capabilities.resume == worker_pb2.RESUME_CAPABILITY_RESTART
-        assert found.load.slots == 1
+        assert found.capabilities.resume == worker_pb2.RESUME_CAPABILITY_EXACT
+        assert found.load.slots == 4
 
     tell(transport, story)
 
@@ -461,25 +463,6 @@ def test_unknown_parameters_are_refused_with_the_nearest_names(transport: str) -
         assert violation.field == "extra_args.step_secnds"
         assert "step_seconds" in violation.description
         assert worker.pipeline.executed == []
-
-    tell(transport, story)
-
-
-def test_what_the_next_release_does_is_refused_clearly(transport: str) -> None:
-    async def story(worker: Served, client: Client) -> None:
-        calls = client.calls
-        for method, request in (
-            (calls.pause_generation, worker_pb2.PauseGenerationRequest()),
-            (calls.unpause_generation, worker_pb2.UnpauseGenerationRequest()),
-            (calls.take_checkpoint, worker_pb2.TakeCheckpointRequest()),
-            (calls.drain, worker_pb2.DrainRequest()),
-            (calls.undrain, worker_pb2.UndrainRequest()),
-        ):
-            with pytest.raises(errors.NotImplementedByWorkerError, match="yet"):
-                await method(request)
-        with pytest.raises(errors.NotImplementedByWorkerError, match="yet"):
-            async for _ in calls.fetch_checkpoint(worker_pb2.FetchCheckpointRequest()):
-                pass
 
     tell(transport, story)
 

@@ -1,5 +1,5 @@
 import pytest
-from google.protobuf import timestamp_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors, identifiers
@@ -55,9 +55,18 @@ def test_a_request_without_meaning_is_refused_with_its_field(
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-def test_a_checkpoint_to_go_on_from_is_not_implemented() -> None:
-    with pytest.raises(errors.NotImplementedByWorkerError):
-        admission.submitted(a_request(checkpoint_reference="c"), 100.0)
+def test_a_drain_finishes_within_an_hour_unless_it_says_otherwise() -> None:
+    policy, budget = admission.drain_of(worker_pb2.DrainRequest())
+    assert policy == worker_pb2.DRAIN_POLICY_FINISH_THEN_CHECKPOINT
+    assert budget == 3600.0
+
+
+@pytest.mark.parametrize(("policy", "seconds"), [(9, 1), (1, -1), (1, 10**9)])
+def test_a_drain_without_meaning_is_refused(policy: int, seconds: int) -> None:
+    budget = duration_pb2.Duration(seconds=seconds)
+    request = worker_pb2.DrainRequest(policy=policy, budget=budget)  # type: ignore[arg-type] # any number may come
+    with pytest.raises(errors.InvalidRequestError):
+        admission.drain_of(request)
 
 
 def test_the_work_is_steps_times_outputs() -> None:

@@ -416,6 +416,9 @@ def test_a_drain_hands_over_what_will_not_be_done_in_time() -> None:
     for step in (1, 2, 3):
         machine.step(run, step, total=100)
     machine.drain(30.0)
+    assert machine["a"].state is State.RUNNING
+    machine.parked(run, 4)
+    machine.save(run, 4)
     assert machine["a"].state is State.HANDED_OVER
     assert [item.run for item in machine.told(instructions.RaiseCancel)] == [run]
 

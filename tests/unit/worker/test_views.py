@@ -73,5 +73,5 @@ def test_a_listing_tells_the_places_in_the_queue() -> None:
         machine.core, worker_pb2.ListGenerationsRequest(engine_id="e"), machine.now
     )
     assert {found.request_id: found.position for found in listing} == {
-        **{"running": 0, "high": 0, "normal": 1, "low": 2},
+        **{"running": 0, "high": 0, "normal": 0, "low": 1},  # The urgent one has overtaken.
     }

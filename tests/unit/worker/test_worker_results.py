@@ -6,9 +6,7 @@ from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import chunks, errors
 from kubediffusion_worker import results, runs, testing
 
-ABOUT = results.Circumstances(
-    exactness=worker_pb2.EXACTNESS_EXACT, fingerprint="f", queue_seconds=1.5
-)
+ABOUT = results.Circumstances(fingerprint="f", queue_seconds=1.5)
 
 
 def an_output(data: bytes, **fields: object) -> runs.OutputData:
@@ -26,7 +24,13 @@ def an_output(data: bytes, **fields: object) -> runs.OutputData:
 
 def a_blob(*outputs: runs.OutputData) -> results.Blob:
     outcome = runs.RunOutcome(
-        outputs=outputs, steps=4, compute_seconds=2.0, step_seconds=0.5, peak_memory_bytes=9
+        outputs=outputs,
+        steps=4,
+        compute_seconds=2.0,
+        step_seconds=0.5,
+        peak_memory_bytes=9,
+        exactness=worker_pb2.EXACTNESS_CLOSE,
+        resumed_from=3,
     )
     return results.build(outcome, worker_pb2.OutputOptions(), ABOUT, testing.encode_raw)
 
@@ -46,7 +50,7 @@ def test_one_output_is_not_copied() -> None:
 
 def test_a_result_tells_how_it_came_about() -> None:
     result = a_blob(an_output(b"abc", is_flagged=True, name="images")).result
-    assert result.exactness == worker_pb2.EXACTNESS_EXACT
+    assert (result.exactness, result.resumed_from) == (worker_pb2.EXACTNESS_CLOSE, 3)
     assert (result.fingerprint, result.metrics.queue_seconds) == ("f", 1.5)
     assert (result.metrics.steps, result.metrics.step_seconds) == (4, 0.5)
     assert (result.outputs[0].is_flagged, result.outputs[0].name) == (True, "images")
