@@ -2,7 +2,8 @@
 
 import asyncio
 import pathlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent import futures
 
 import pytest
 
@@ -10,6 +11,8 @@ import engine_fleet
 import kubediffusion
 from engine_fleet import FakeFleet, gated, wait_for
 from kubediffusion import errors
+from kubediffusion_proto.v1 import worker_pb2
+from kubediffusion_worker import lifecycle
 
 State = kubediffusion.GenerationState
 SECONDS = 60.0
@@ -75,15 +78,19 @@ def test_a_paused_generation_can_be_cancelled(single: FakeFleet) -> None:
             generation.result(SECONDS)
 
 
-def test_what_waits_for_its_turn_rests_until_it_may(single: FakeFleet) -> None:
-    with single.engine() as engine:
-        generation = engine.submit(gated("film"))
-        engine.pause("film")
+def test_what_waits_for_its_turn_rests_until_it_may() -> None:
+    settings = lifecycle.LifecycleConfig(slots=1)
+    with engine_fleet.fleet("a", bounds=settings) as fleet, fleet.engine() as engine:
+        first = begun(fleet, engine)
+        generation = engine.submit(gated("next"))
+        wait_for(generation, "queued")
+        engine.pause("next")
         wait_for(generation, "parked")
-        single.allow()
+        fleet.allow()
+        assert first.result(SECONDS).error is None
         assert engine.step("a picture", timeout=SECONDS).error is None
         assert not generation.done
-        engine.resume("film")
+        engine.resume("next")
         assert generation.result(SECONDS).error is None
 
 
@@ -115,7 +122,7 @@ def test_a_pause_outlives_the_engine(single: FakeFleet, tmp_path: pathlib.Path) 
 
 
 def test_a_paused_generation_rests_on_after_the_death_of_its_worker(pair: FakeFleet) -> None:
-    with pair.engine() as engine:
+    with pair.engine(takeover_seconds=0.5) as engine:
         generation = begun(pair, engine)
         paused(pair, generation)
         saved = generation.checkpoint()
@@ -130,11 +137,15 @@ def test_a_paused_generation_rests_on_after_the_death_of_its_worker(pair: FakeFl
 
 def test_a_checkpoint_tells_its_step_and_is_told_as_an_event(single: FakeFleet) -> None:
     with single.engine() as engine:
-        generation = begun(single, engine)
-        single.allow(1)
-        saved = engine.checkpoint("film")
+        generation = engine.submit(gated("film", num_inference_steps=1000))
+        with futures.ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(engine.checkpoint, "film")
+            while not asked.done():
+                single.allow(1)
+                futures.wait([asked], 0.02)
+        saved = asked.result()
         assert (saved.request_id, saved.worker) == ("film", "a")
-        assert saved.step >= 3
+        assert saved.step >= 1
         assert saved.size > 0
         assert len(saved.sha256) == 64
         event = wait_for(generation, "checkpointed")
@@ -170,7 +181,9 @@ def test_a_drained_worker_hands_its_work_to_another(pair: FakeFleet) -> None:
         resumed = wait_for(generation, "resumed")
         assert (resumed.worker, resumed.exactness) == (output.worker, "exact")
         assert resumed.step >= 3
-        pair.until(lambda: states(engine)[first] == "drained")
+        worker = pair.workers[first].runtime
+        assert worker is not None
+        pair.until(lambda: worker.state == worker_pb2.WORKER_STATE_DRAINED)
         assert engine.undrain(first) == "serving"
         assert engine.step("a picture", timeout=SECONDS).error is None
 
@@ -183,19 +196,6 @@ def test_a_worker_that_may_finish_keeps_its_work(pair: FakeFleet) -> None:
         pair.allow()
         output = generation.result(SECONDS)
         assert (output.worker, output.attempt) == (first, 1)
-
-
-def states(engine: kubediffusion.DiffusionEngine) -> dict[str, str]:
-    # On the loop's own thread `engine.workers()` would wait for itself.
-    return {
-        session.link.name: session.worker.state
-        and type(session.worker)
-        .DESCRIPTOR.fields_by_name["state"]
-        .enum_type.values_by_number[session.worker.state]
-        .name.removeprefix("WORKER_STATE_")
-        .lower()
-        for session in engine._assembly._core.sessions  # type: ignore[union-attr]
-    }
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,15 @@ def test_a_drain_that_makes_no_sense_names_its_field(
         assert [violation.field for violation in caught.value.violations] == [field]
 
 
+async def until(
+    generation: kubediffusion.AsyncGeneration, kind: str
+) -> AsyncIterator[kubediffusion.GenerationEvent]:
+    async for event in generation:
+        yield event
+        if event.kind == kind:
+            return
+
+
 def test_asynchronous_code_can_pause_and_save_too(single: FakeFleet) -> None:
     async def scenario() -> None:
         async with kubediffusion.AsyncDiffusionEngine(single.config()) as engine:
@@ -225,10 +234,8 @@ def test_asynchronous_code_can_pause_and_save_too(single: FakeFleet) -> None:
                     break
             await generation.pause()
             single.allow(1)
-            async for event in generation:
-                if event.kind == "parked":
-                    break
-            assert (await generation.checkpoint()).step == event.step
+            parked = [event async for event in until(generation, "parked")][-1]
+            assert (await generation.checkpoint()).step == parked.step
             await engine.resume("film")
             single.allow()
             assert (await generation.result(SECONDS)).error is None
