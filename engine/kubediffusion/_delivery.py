@@ -100,7 +100,7 @@ class Delivery:
 
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _cache(self, record: _record.Record, data: bytes | bytearray) -> None:
+    def _cache(self, record: _record.Record, data: bytes | bytearray | memoryview) -> None:
         record.output = _succeeded(record, data)
         self._cached[record.request_id] = record
         self._size += len(data)
@@ -164,7 +164,9 @@ async def _store(
         await asyncio.to_thread(files.store, request_id, data)
 
 
-def _succeeded(record: _record.Record, data: bytes | bytearray) -> _output.OmniRequestOutput:
+def _succeeded(
+    record: _record.Record, data: bytes | bytearray | memoryview
+) -> _output.OmniRequestOutput:
     from kubediffusion import _output  # Late: an engine starts without results.
 
     return _output.OmniRequestOutput(

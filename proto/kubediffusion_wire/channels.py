@@ -51,7 +51,15 @@ BULK_OPTIONS: Options = (
     # A connection of its own, so that bulk data does not delay events.
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""Of the channel for results and checkpoints."""
+"""Of the channels for results and checkpoints."""
+
+READING_OPTIONS: Options = (
+    *BULK_OPTIONS,
+    # The thread that reads also waits for the network; otherwise gRPC hands each message over
+    # from a thread of its own.
+    ("SingleThreadedUnaryStream", 1),
+)
+"""Of the channel that threads read bulk data from."""
 
 SERVER_OPTIONS: Options = (
     *_LIMITS,
@@ -122,16 +130,26 @@ def open_channel(
         errors.InvalidRequestError: No such address, or plaintext that is not allowed.
         errors.UntrustedPeerError: A TLS file cannot be read.
     """
-    target = addresses.parse(address)
-    options = list(BULK_OPTIONS if bulk else CLIENT_OPTIONS)
-    if tls is None or target.is_unix:
-        _check_plaintext(target, insecure=insecure)
-        return grpc.aio.insecure_channel(str(target), options=options)
-    certificate, key, authority = tls.read()
-    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    if tls.expected_name:
-        options.append(("grpc.ssl_target_name_override", tls.expected_name))
-    return grpc.aio.secure_channel(str(target), credentials, options=options)
+    options = BULK_OPTIONS if bulk else CLIENT_OPTIONS
+    dial = _dial(address, tls, options, insecure=insecure)
+    if dial.credentials is None:
+        return grpc.aio.insecure_channel(dial.target, options=dial.options)
+    return grpc.aio.secure_channel(dial.target, dial.credentials, options=dial.options)
+
+
+def open_reading_channel(
+    address: str, *, tls: TlsFiles | None = None, insecure: bool = False
+) -> grpc.Channel:
+    """Opens a channel for threads that read bulk data; see `open_channel`.
+
+    Raises:
+        errors.InvalidRequestError: No such address, or plaintext that is not allowed.
+        errors.UntrustedPeerError: A TLS file cannot be read.
+    """
+    dial = _dial(address, tls, READING_OPTIONS, insecure=insecure)
+    if dial.credentials is None:
+        return grpc.insecure_channel(dial.target, options=dial.options)
+    return grpc.secure_channel(dial.target, dial.credentials, options=dial.options)
 
 
 def add_listener(
@@ -175,6 +193,24 @@ def check_peer(context: grpc.aio.ServicerContext[Any, Any], expected_name: str) 
         raise errors.UntrustedPeerError(
             f"the client's certificate must carry the name {expected_name!r}; found {names}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Dial:
+    target: str
+    options: list[tuple[str, int | str]]
+    credentials: grpc.ChannelCredentials | None
+
+
+def _dial(address: str, tls: TlsFiles | None, options: Options, *, insecure: bool) -> _Dial:
+    target = addresses.parse(address)
+    if tls is None or target.is_unix:
+        _check_plaintext(target, insecure=insecure)
+        return _Dial(str(target), list(options), None)
+    certificate, key, authority = tls.read()
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    named = [("grpc.ssl_target_name_override", tls.expected_name)] if tls.expected_name else []
+    return _Dial(str(target), [*options, *named], credentials)
 
 
 def _check_plaintext(target: addresses.Address, *, insecure: bool) -> None:

@@ -33,6 +33,9 @@ class FakeWorker:
         self.fetched_from: list[int] = []
         self.break_after: int | None = None
         self.digest = hashlib.sha256(self.blob).hexdigest()
+        self.hold_after: int | None = None
+        self.holding = asyncio.Event()
+        self.left = asyncio.Event()
 
     async def get_worker(
         self, request: worker_pb2.GetWorkerRequest
@@ -83,6 +86,8 @@ class FakeWorker:
             if self.break_after is not None and start >= self.break_after:
                 self.break_after = None
                 raise errors.WorkerGoneError("the stream broke")
+            if self.hold_after is not None and start >= self.hold_after:
+                await self._hold()
             frame = chunks.frame_data(view[start : start + chunks.CHUNK_SIZE])
             yield memoryview(frame) if start else frame
 
@@ -96,6 +101,14 @@ class FakeWorker:
             yield worker_pb2.FetchCheckpointResponse(
                 data=self.blob[start : start + chunks.CHUNK_SIZE]
             )
+
+    async def _hold(self) -> None:
+        """Waits until the client leaves."""
+        self.holding.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
 
     async def import_checkpoint(
         self, requests: AsyncIterator[worker_pb2.ImportCheckpointRequest]

@@ -25,7 +25,7 @@ class FetchedResult:
     header: worker_pb2.Result
     """Describes the outputs and where in `data` each of them lies."""
 
-    data: bytearray
+    data: bytearray | memoryview
     """The bytes of all outputs, `header.size` of them."""
 
 
@@ -36,7 +36,7 @@ class FetchedCheckpoint:
     info: worker_pb2.CheckpointInfo
     """Its step, size and what it was taken with."""
 
-    data: bytearray
+    data: bytearray | memoryview
     """The file, `info.size` bytes."""
 
 

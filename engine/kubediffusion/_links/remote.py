@@ -11,7 +11,7 @@ from google.protobuf import message
 
 from kubediffusion._links import deadlines, protocol
 from kubediffusion_proto.v1 import worker_pb2
-from kubediffusion_wire import channels, chunks, errors, status
+from kubediffusion_wire import channels, chunks, downloads, errors, status
 
 Answer = TypeVar("Answer", bound=message.Message)
 
@@ -21,7 +21,7 @@ class _Cancellable(Protocol):
 
 
 class RemoteLink:
-    """Talks to one address over two connections, one of them for bulk data alone.
+    """Talks to one address: bulk data has connections of its own, one each way.
 
     gRPC connects when a call needs it and again after a loss, so the link survives cuts
     and restarts of the worker. Build it on the event loop that will use it.
@@ -51,7 +51,8 @@ class RemoteLink:
         self._address = address
         self._deadlines = limits or deadlines.Deadlines()
         self._control = channels.open_channel(address, tls=tls, insecure=insecure)
-        self._bulk = channels.open_channel(address, tls=tls, insecure=insecure, bulk=True)
+        self._uploads = channels.open_channel(address, tls=tls, insecure=insecure, bulk=True)
+        self._reader = downloads.Reader(address, tls=tls, insecure=insecure)
         self._under_way: set[_Cancellable] = set()
         self._is_gone = False
         self._is_closed = False
@@ -118,9 +119,7 @@ class RemoteLink:
         """Fetch a whole result into one buffer, resuming where a stream breaks."""
         request = worker_pb2.FetchResultRequest(engine_id=engine_id, request_id=request_id)
         with self._calling():
-            fetching = asyncio.ensure_future(
-                chunks.fetch(self._bulk, chunks.FETCH_RESULT, request)
-            )
+            fetching = asyncio.ensure_future(self._reader.fetch(downloads.FETCH_RESULT, request))
             with self._noted(fetching):
                 found, data = await fetching
         protocol.check_announced(header, found)
@@ -176,7 +175,7 @@ class RemoteLink:
         )
         with self._calling():
             fetching = asyncio.ensure_future(
-                chunks.fetch(self._bulk, chunks.FETCH_CHECKPOINT, request)
+                self._reader.fetch(downloads.FETCH_CHECKPOINT, request)
             )
             with self._noted(fetching):
                 info, data = await fetching
@@ -195,7 +194,7 @@ class RemoteLink:
         )
         with self._calling():
             sending = asyncio.ensure_future(
-                chunks.send(self._bulk, header, data, timeout=self._deadlines.upload_of(data))
+                chunks.send(self._uploads, header, data, timeout=self._deadlines.upload_of(data))
             )
             with self._noted(sending):
                 return (await sending).checkpoint_reference
@@ -246,7 +245,8 @@ class RemoteLink:
         for call in tuple(self._under_way):
             call.cancel()
         await self._control.close()
-        await self._bulk.close()
+        await self._uploads.close()
+        await self._reader.close()
 
     async def _control_call(
         self, method: str, request: message.Message, answer: type[Answer]

@@ -5,6 +5,7 @@ What takes a while runs in programs of its own, which are all started with the f
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -152,6 +153,25 @@ def test_bulk_data_has_a_connection_of_its_own() -> None:
     asyncio.run(scene())
     assert peers[0] == peers[1]
     assert peers[2] != peers[0]
+
+
+def test_a_thread_reads_without_help_of_another() -> None:
+    caller = worker_pb2.Caller(engine_id="quiet:600")
+    request = worker_pb2.WatchGenerationsRequest(caller=caller).SerializeToString()
+
+    def read(address: str) -> set[threading.Thread]:
+        before = set(threading.enumerate())
+        with channels.open_reading_channel(address) as channel:
+            watch = channel.unary_stream("/kubediffusion.v1.WorkerService/WatchGenerations")
+            stream = watch(request)
+            next(iter(stream))
+            return set(threading.enumerate()) - before
+
+    async def scene() -> set[threading.Thread]:
+        async with wire_server.serving(wire_server.FakeWorker()) as address:
+            return await asyncio.to_thread(read, address)
+
+    assert asyncio.run(scene()) == set()
 
 
 def test_a_connection_carries_256_streams_and_the_next_one_waits() -> None:
