@@ -10,7 +10,7 @@ import torch
 from diffusers.pipelines import pipeline_utils
 
 from kubediffusion_proto.v1 import worker_pb2
-from kubediffusion_worker import progress, recording, replay, runs, seams
+from kubediffusion_worker import denoised, previews, progress, recording, replay, runs, seams
 
 _LENGTH = "_num_timesteps"
 
@@ -28,10 +28,23 @@ class RunControl:
         observer: runs.RunObserver,
         *,
         calls: int,
+        painter: previews.Painter | None = None,
+        aspect: float = 1.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Makes a control.
+
+        Args:
+            observer: Follows the run.
+            calls: Of the pipeline in this run.
+            painter: Makes previews.
+            aspect: Width by height of the pictures.
+            clock: Of the time that the run computes, in seconds.
+        """
         self._observer = observer
         self._calls = calls
+        self._painter = painter
+        self._aspect = aspect
         self._clock = clock
         self._count = progress.StepCount(calls)
         self._pipelines: Sequence[pipeline_utils.DiffusionPipeline] = ()
@@ -151,7 +164,8 @@ class RunControl:
         finally:
             self._is_stepping = False
         self._has_stepped = True
-        self._report(call)
+        if self._report(call) and self._painter is not None and self._observer.wants_preview():
+            self._preview(self._painter, call, result)
         return result
 
     def module(self, call: seams.ModuleCall) -> object:
@@ -206,15 +220,27 @@ class RunControl:
         self._observer.seam()
         self.check()
 
-    def _report(self, call: seams.StepCall) -> None:
+    def _preview(self, painter: previews.Painter, call: seams.StepCall, returned: object) -> None:
+        latents = denoised.estimate(call, returned)
+        pixels = None if latents is None else painter.paint(latents, aspect=self._aspect)
+        if pixels is None:
+            return
+        height, width, _ = pixels.shape
+        picture = runs.PreviewData(
+            step=self._count.done, width=width, height=height, pixels=pixels.numpy().tobytes()
+        )
+        self._observer.preview(picture)
+
+    def _report(self, call: seams.StepCall) -> bool:
+        """Tells of a step; returns whether one was done that had not been done before."""
         timestep = call.argument("timestep")
         token = timestep if isinstance(timestep, torch.Tensor) else None
         if not self._count.step_done(id(call.scheduler), token):
-            return
+            return False
         if self._count.in_loop == 1:
             self._measure(call.scheduler, timestep)
         if self._resumption is not None:
-            return
+            return False
         now = self._clock()
         seconds = 0.0 if self._step_began is None else now - self._step_began
         self._step_began = now
@@ -226,6 +252,7 @@ class RunControl:
             seconds=seconds,
         )
         self._observer.step_done(report)
+        return True
 
     def _measure(self, scheduler: object, timestep: object) -> None:
         """Finds out how long the loop is, once in it: only then is its start known."""

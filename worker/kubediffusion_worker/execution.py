@@ -48,7 +48,11 @@ class PipelineRun:
         self._seed = seed
         self._clock = stopwatch.Stopwatch()
         self._control = control.RunControl(
-            observer, calls=max(spec.num_outputs, 1), clock=self._clock
+            observer,
+            calls=max(spec.num_outputs, 1),
+            painter=shared.painter,
+            aspect=spec.width / spec.height if spec.height > 0 < spec.width else 1.0,
+            clock=self._clock,
         )
         self._resume_modules: Callable[[], None] = _nothing
         self._use_adapters: Callable[[], None] = _nothing
@@ -121,6 +125,8 @@ class PipelineRun:
             self._make_rest(call, None)
             return 0
         try:
+            if self._shared.resume_capability == worker_pb2.RESUME_CAPABILITY_RESTART:
+                raise replay.DivergedError
             self._exactness = self._promise(saved)
             self._finished = saved_runs.from_json(saved.body["finished"], saved.tensors)
             for made in self._finished:
@@ -178,7 +184,9 @@ class PipelineRun:
         except replay.DivergedError:
             failure = replay.DivergedError()
         except Exception as error:  # noqa: BLE001  # a pipeline is foreign code, it raises anything
-            failure = self._translated(error, call)
+            # What it has raised over stand-ins is no failure of the request.
+            is_replaying = self._control.is_replaying
+            failure = replay.DivergedError() if is_replaying else self._translated(error, call)
         finally:
             self._control.call_ended()
         # Raised out here, the new error does not hold on to the pipeline's one: that has frames
