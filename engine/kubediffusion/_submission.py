@@ -106,7 +106,7 @@ class Submission:
                     return None
                 self._record.resuming = checkpoint
                 return await link.submit_generation(self._request(reference))
-            except (errors.InvalidCheckpointError, errors.EvictedError) as error:
+            except errors.EvictedError as error:
                 self._note_refusal(checkpoint, error)
                 self._shelf.drop(self._record, checkpoint)
             except _UNUSABLE_HERE as error:
@@ -185,8 +185,9 @@ class Submission:
 _UNUSABLE_HERE = (
     errors.CheckpointNotFoundError,
     errors.CorruptDataError,
+    errors.InvalidCheckpointError,
     errors.MessageTooLargeError,
     errors.NotImplementedByWorkerError,
     errors.NotResumableError,
 )
-"""Errors that say that this worker, now, cannot go on from a checkpoint."""
+"""Errors that say that this worker cannot go on from a checkpoint; another one may."""
