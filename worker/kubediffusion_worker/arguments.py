@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from kubediffusion_wire import channels, errors, registry
-from kubediffusion_worker import config, lifecycle, model, queueing, retention
+from kubediffusion_worker import checkpoints, config, lifecycle, model, queueing, retention
 
 PROGRAM = "kubediffusion-worker"
 VARIABLES = "KUBEDIFFUSION_WORKER"
@@ -19,6 +19,8 @@ VARIABLES = "KUBEDIFFUSION_WORKER"
 _DEFAULTS = config.RequestLimits()
 _LINE = queueing.LineLimits()
 _KEPT = retention.RetentionLimits()
+_SAVED = checkpoints.CheckpointLimits()
+_BOUNDS = lifecycle.LifecycleConfig()
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,9 +145,33 @@ def _reach_options(command: F) -> F:
     )
 
 
+def _saving_options(command: F) -> F:
+    return _apply(
+        command,
+        _seconds(
+            "--checkpoint-seconds",
+            config.CHECKPOINT_SECONDS,
+            "Between two checkpoints of a generation; 0: on drain and on request alone.",
+        ),
+        click.option(
+            "--checkpoint-dir",
+            type=click.Path(file_okay=False, path_type=pathlib.Path),
+            metavar="FOLDER",
+            help="Also write checkpoints to files, for when this process is killed.",
+        ),
+        _number("--checkpoint-bytes", _SAVED.max_bytes, "Of checkpoints kept in memory."),
+        _seconds(
+            "--preview-seconds",
+            config.PREVIEW_SECONDS,
+            "Between two previews of a generation, for those who look; 0: none.",
+        ),
+    )
+
+
 def _bound_options(command: F) -> F:
     return _apply(
         command,
+        _number("--slots", _BOUNDS.slots, "Generations that take turns; others wait."),
         _number("--max-queued", _LINE.max_items, "Generations that wait."),
         _number("--max-queued-per-engine", _LINE.max_items_per_engine, "The same of one engine."),
         _number("--retain-bytes", _KEPT.max_bytes, "Of results that are kept."),
@@ -163,7 +189,7 @@ def _bound_options(command: F) -> F:
         _number("--max-frames", _DEFAULTS.max_frames, "Of one video."),
         _number("--max-outputs", _DEFAULTS.max_outputs, "Of one generation."),
         _number("--max-prompt-bytes", _DEFAULTS.max_prompt_bytes, "Of one prompt."),
-        _seconds("--grace", 25.0, "That SIGTERM leaves for finishing."),
+        _seconds("--grace", 25.0, "That SIGTERM leaves for finishing, or else handing over."),
     )
 
 
@@ -174,6 +200,7 @@ def _bound_options(command: F) -> F:
 )
 @_model_options
 @_reach_options
+@_saving_options
 @_bound_options
 @click.option(
     "--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True
@@ -189,7 +216,8 @@ def _command(**given: Any) -> Mapping[str, Any]:  # values of the options, by th
     """Serve a diffusion model to engines.
 
     Prints one line of JSON when it answers, while the model is still being loaded; logs go to
-    standard error. SIGTERM finishes what runs, keeps results for engines to fetch, then ends.
+    standard error. SIGTERM saves what runs, finishes what fits into the grace, hands over the
+    rest, keeps results for engines to fetch, then ends. A second one hands over at once.
     """
     return given
 
@@ -235,6 +263,9 @@ def _worker(given: Mapping[str, Any]) -> config.WorkerConfig:  # see _command
             max_prompt_bytes=given["max_prompt_bytes"],
         ),
         bounds=_bounds(given),
+        checkpoint_seconds=given["checkpoint_seconds"] or None,
+        checkpoint_folder=given["checkpoint_dir"],
+        preview_seconds=given["preview_seconds"],
     )
 
 
@@ -252,6 +283,8 @@ def _bounds(given: Mapping[str, Any]) -> lifecycle.LifecycleConfig:  # see _comm
             max_items=given["retain_count"],
             max_age=given["retain_seconds"],
         ),
+        checkpoint_limits=checkpoints.CheckpointLimits(max_bytes=given["checkpoint_bytes"]),
+        slots=given["slots"],
         orphan_cancel_seconds=given["orphans_cancelled_after"],
     )
 

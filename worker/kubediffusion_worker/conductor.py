@@ -58,6 +58,8 @@ class Failure:
     kind: Literal["model", "device"]
     message: str
     """One line, for people."""
+    error: str = ""
+    """The type of what was raised, where something was."""
 
 
 @dataclass(slots=True)
@@ -366,7 +368,7 @@ class Conductor:
             self._spawn(job.preview.draw())
 
     def _broke(self, message: str) -> None:
-        self._fail(Failure("device", message))
+        self._fail(Failure("device", message, runs.StickyDeviceError.__name__))
 
     async def _finish_encoding(
         self, run: int, job: _Job, build: Callable[[], results.Blob]
@@ -481,7 +483,8 @@ class Conductor:
             return
         # A defect of ours. Whatever it did is not done any more: better to start anew.
         logger.error("A task of the worker raised", exc_info=task.exception())
-        self._fail(Failure("device", f"internal error: {type(task.exception()).__name__}"))
+        kind = type(task.exception()).__name__
+        self._fail(Failure("device", f"internal error: {kind}", kind))
 
 
 def _ids(key: identity.GenerationKey) -> dict[str, object]:

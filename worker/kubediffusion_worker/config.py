@@ -10,6 +10,10 @@ from kubediffusion_wire import addresses, channels, identifiers, registry, valid
 from kubediffusion_worker import imports, lifecycle, model
 
 
+CHECKPOINT_SECONDS = 2.0
+PREVIEW_SECONDS = 1.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterSource:
     """A LoRA adapter that is loaded together with the model."""
@@ -59,13 +63,13 @@ class WorkerConfig:
     adapters: tuple[AdapterSource, ...] = ()
     requests: RequestLimits = field(default_factory=RequestLimits)
     bounds: lifecycle.LifecycleConfig = field(default_factory=lifecycle.LifecycleConfig)
-    checkpoint_seconds: float | None = 2.0
+    checkpoint_seconds: float | None = CHECKPOINT_SECONDS
     """From one checkpoint of a running generation to the next; None: on drain and on request
     alone."""
     checkpoint_folder: pathlib.Path | None = None
     """Where checkpoints outlive the process; None: in memory alone."""
     import_limits: imports.ImportLimits = field(default_factory=imports.ImportLimits)
-    preview_seconds: float = 1.0
+    preview_seconds: float = PREVIEW_SECONDS
     """From one preview of a generation to the next, while somebody looks; 0: none."""
     tick_seconds: float = 0.25
     """Between two looks at deadlines, leases and ages."""

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import assert_never
 
+from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import addresses, channels, errors, registry
 from kubediffusion_worker import (
     announcement,
     conductor,
     config,
+    crash,
     parenthood,
     probes,
     runtime,
@@ -28,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 5.0
 """Seconds that engines get, after the device has failed, to fetch what was done before."""
+
+
+HURRY_SECONDS = 5.0
+"""Seconds that a second signal leaves for saving what runs, and for engines to fetch it."""
 
 
 class ExitCode(enum.IntEnum):
@@ -69,20 +75,27 @@ class _End:
     """Knows whether the process was told to end; from before anybody can know of it."""
 
     def __init__(self) -> None:
-        self.is_asked_for = False
+        self._asked = 0
         self.is_near = asyncio.Event()
         self._hurries: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether there was a signal."""
+        return self._asked > 0
+
     def follow_signals(self, worker: runtime.WorkerRuntime) -> None:
-        """Let the first signal begin the end, and a second one hurry it."""
+        """Let the first signal begin the end, a second one hurry it, a third one be it."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask, worker)
 
     def _ask(self, worker: runtime.WorkerRuntime) -> None:
-        if self.is_asked_for:
-            self._hurries.add(asyncio.ensure_future(worker.close(0.0)))
-        self.is_asked_for = True
+        if self._asked:
+            budget = HURRY_SECONDS if self._asked == 1 else 0.0
+            closing = worker.close(budget, worker_pb2.DRAIN_POLICY_CHECKPOINT)
+            self._hurries.add(asyncio.ensure_future(closing))
+        self._asked += 1
         self.is_near.set()
 
 
@@ -119,17 +132,20 @@ async def _live(
     await worker.start()
     await end.is_near.wait()
     if not end.is_asked_for:
-        return await _fail(worker, worker.failed.result())
+        return await _fail(settings, worker, worker.failed.result())
     await worker.close(settings.grace)
     logger.info("Worker ends")
     return ExitCode.OK
 
 
-async def _fail(worker: runtime.WorkerRuntime, failure: conductor.Failure) -> ExitCode:
+async def _fail(
+    settings: config.ProcessConfig, worker: runtime.WorkerRuntime, failure: conductor.Failure
+) -> ExitCode:
     if failure.kind == "model":
         model = worker.settings.model.model
         return _give_up(ExitCode.MODEL, f"cannot serve model {model!r}: {failure.message}")
     if failure.kind == "device":
+        crash.record(settings, worker.incarnation, failure)
         await worker.close(FAREWELL_SECONDS)
         return _give_up(ExitCode.DEVICE, failure.message)
     assert_never(failure.kind)

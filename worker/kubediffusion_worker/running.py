@@ -1,5 +1,7 @@
 """What becomes of a generation from the line to its result."""
 
+import functools
+
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_worker import generation, instructions, lives, stimuli
 from kubediffusion_worker.generation import Generation, Phase
@@ -12,10 +14,7 @@ def start_runs(core: lives.Lives, now: float) -> None:
         return not core.shelf.refusal(engine_id, lambda other: core.holds_lease(other, now))
 
     while len(core.encoding) < core.config.max_encoding:
-        active = _active(core)
-        if len(active) >= core.config.max_active:
-            return
-        key = core.line.pop(has_room, lambda priority: _has_slot(core, active, priority))
+        key = core.line.pop(has_room, functools.partial(_has_slot, core.config, _active(core)))
         if key is None:
             return
         _start(core, core.generations[key])
@@ -31,10 +30,10 @@ def _active(core: lives.Lives) -> list[int | None]:
     return active
 
 
-def _has_slot(core: lives.Lives, active: list[int | None], priority: int) -> bool:
+def _has_slot(config: lives.LifecycleConfig, active: list[int | None], priority: int) -> bool:
     """Whether a generation of a priority may begin: lower ones do not fill its slots."""
     taken = sum(other is None or other >= priority for other in active)
-    return taken < core.config.slots
+    return taken < config.slots and len(active) < config.max_active
 
 
 def _start(core: lives.Lives, found: Generation) -> None:
