@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,8 +28,13 @@ Reports = performance.Reports
 class ComputeThread:
     """Runs generations and jobs for one event loop, on which it is made and used."""
 
-    def __init__(self) -> None:
-        self.stage = stage.Stage()
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Computes nothing yet.
+
+        Args:
+            clock: Measures for how long each generation computes.
+        """
+        self.stage = stage.Stage(clock)
         self._loop = asyncio.get_running_loop()
         # A daemon: a process must be able to end while a step takes its time.
         self._thread = threading.Thread(target=self.stage.work, name="compute", daemon=True)

@@ -184,12 +184,13 @@ class Stage:
 
         What it raises leaves the pipeline.
         """
+        self._account()
         while True:
             self._take_orders()
-            self._account()
             act.player.attend()
             if self._is_closing and act.is_paused:
                 raise runs.RunCancelled
+            # What it took to go on counts from the next boundary: each turn computes something.
             if self._goes_on(act) or not self._makes_way(act):
                 return
 
