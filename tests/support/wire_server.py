@@ -1,15 +1,15 @@
 """A small servicer behind the real handlers, channels and sockets, for tests of the wire.
 
 Also a program that serves it in a process of its own, to be stopped and killed:
-`python tests/support/wire_server.py ADDRESS` prints the address that it listens on, and a line
-for each watch that begins or ends.
+`python tests/support/wire_server.py ADDRESS [OPTION…]` prints the address that it listens on,
+and a line for each watch that begins or ends. It goes without the options that are named.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from typing import Any
 
 import grpc.aio
@@ -148,9 +148,11 @@ async def serving(
     *,
     tls: channels.TlsFiles | None = None,
     admit: handlers.Admission | None = None,
+    without: Collection[str] = (),
 ) -> AsyncIterator[str]:
-    """Serves until the block ends; gives the address with its real port."""
-    server = grpc.aio.server(options=channels.SERVER_OPTIONS)
+    """Serves until the block ends, without some options; gives the address with its real port."""
+    options = [pair for pair in channels.SERVER_OPTIONS if pair[0] not in without]
+    server = grpc.aio.server(options=options)
     handler = handlers.generic_handler(servicer, SERVICE, admit=admit)
     server.add_generic_rpc_handlers((handler,))
     listening: addresses.Address = channels.add_listener(server, address, tls=tls)
@@ -161,14 +163,14 @@ async def serving(
         await server.stop(0)
 
 
-async def _serve(address: str) -> None:
+async def _serve(address: str, without: Collection[str]) -> None:
     def report(line: str) -> None:
         print(line, flush=True)  # noqa: T201  # it is how the program talks
 
-    async with serving(FakeWorker(report=report), address) as listening:
+    async with serving(FakeWorker(report=report), address, without=without) as listening:
         report(listening)
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    asyncio.run(_serve(sys.argv[1], sys.argv[2:]))

@@ -5,11 +5,14 @@ What takes a while runs in programs of its own, which are all started with the f
 
 import asyncio
 import contextlib
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import grpc.aio
+import psutil
 import pytest
 
 import wire_programs
@@ -32,6 +35,9 @@ class Scenes:
     left_server: wire_programs.Program
     late_server: wire_programs.Program
     late_client: wire_programs.Program
+    dead_clients: wire_programs.Program
+    first_pause: wire_programs.Program
+    last_pause: wire_programs.Program
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,6 +48,7 @@ def scenes() -> Iterator[Scenes]:
             return stack.enter_context(wire_programs.Program(name, *arguments))
 
         stopped, lively, late = (start("wire_server", "127.0.0.1:0") for _ in range(3))
+        lenient = start("wire_server", "127.0.0.1:0", "grpc.http2.ping_timeout_ms")
         address, lively_address = stopped.line(), lively.line()
         clients = [
             start("wire_client", f"quiet:{SILENCE}", lively_address),
@@ -51,6 +58,9 @@ def scenes() -> Iterator[Scenes]:
             start("wire_client", "quiet:600", late.line()),
             start("wire_client", "quiet:600", lively_address),
         ]
+        dead_clients = start("wire_peers", f"a={lively_address}", f"b={lenient.line()}")
+        first_pause = start("wire_reconnects", "grpc.initial_reconnect_backoff_ms", "5")
+        last_pause = start("wire_reconnects", "grpc.max_reconnect_backoff_ms", "13")
         for client in clients:
             assert client.line() == "ready"
         stopped.stop()
@@ -63,6 +73,9 @@ def scenes() -> Iterator[Scenes]:
             left_server=lively,
             late_server=late,
             late_client=clients[4],
+            dead_clients=dead_clients,
+            first_pause=first_pause,
+            last_pause=last_pause,
         )
 
 
@@ -137,6 +150,30 @@ def test_a_channel_finds_a_server_that_came_back() -> None:
     asyncio.run(scene())
 
 
+def user_timeouts(port: int) -> list[int]:
+    """Return how long the kernel waits for both ends of a connection, in milliseconds."""
+    found = []
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.raddr and port in (connection.laddr.port, connection.raddr.port):
+            with socket.socket(fileno=os.dup(connection.fd)) as end:
+                found.append(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    return found
+
+
+def test_data_that_the_network_swallows_breaks_the_connection_at_both_ends() -> None:
+    async def scene() -> list[int]:
+        async with (
+            wire_server.serving(wire_server.FakeWorker()) as address,
+            channels.open_channel(address) as channel,
+        ):
+            await get(channel)
+            return user_timeouts(addresses.parse(address).port)
+
+    # A network that loses everything takes rights that tests lack: this is what gRPC has asked
+    # of the kernel, which by default tries for 15 minutes, and with gRPC's own for 20 seconds.
+    assert asyncio.run(scene()) == [5_000, 5_000]
+
+
 def test_bulk_data_has_a_connection_of_its_own() -> None:
     peers: list[str] = []
 
@@ -195,6 +232,16 @@ def test_a_connection_carries_256_streams_and_the_next_one_waits() -> None:
     asyncio.run(scene())
 
 
+def test_a_lost_worker_is_looked_for_again_at_once(scenes: Scenes) -> None:
+    # A channel without the first pause of ours waits for a second after each attempt.
+    assert int(scenes.first_pause.line()) < 4
+
+
+def test_a_worker_that_is_away_for_long_is_looked_for_all_the_time(scenes: Scenes) -> None:
+    # A channel without the last pause of ours waits ever longer.
+    assert int(scenes.last_pause.line()) < 12
+
+
 def test_a_stopped_worker_is_noticed_on_a_stream_of_events(scenes: Scenes) -> None:
     assert scenes.busy_client.line() == "WorkerGoneError"
 
@@ -210,6 +257,15 @@ def test_a_stopped_worker_is_noticed_without_any_call(scenes: Scenes) -> None:
 def test_a_stopped_client_is_noticed_by_the_worker(scenes: Scenes) -> None:
     said = [scenes.left_server.line() for _ in range(3)]
     assert said[-1] == "watch of quiet:600 ends"
+
+
+def test_a_dead_client_without_any_call_is_noticed_by_the_worker(scenes: Scenes) -> None:
+    # Client b has a server that waits for pongs as long as gRPC does by default.
+    said = []
+    while not said or not said[-1].endswith("is left"):
+        said.append(scenes.dead_clients.line())
+    assert sorted(said[:-1]) == ["a is pinged", "b is pinged"]
+    assert said[-1] == "a is left"
 
 
 def test_a_worker_that_stops_after_a_long_silence_is_noticed_as_soon(scenes: Scenes) -> None:
