@@ -98,6 +98,8 @@ def own_strides(tensor: torch.Tensor) -> tuple[int, ...] | None:
     They are the tensor's own where it is dense; else its dimensions in the same order, without
     gaps.
     """
+    if tensor.numel() == 0:
+        return None
     copied = torch.empty_like(tensor, device="meta", memory_format=torch.preserve_format)
     strides = copied.stride()
     return None if strides == contiguous_strides(tensor.shape) else strides

@@ -185,3 +185,6 @@ _CHECKERS: Mapping[str, Callable[[_Object, Node, Facts], bool]] = {
     "$zeros": _is_zeros,
     "$opaque": _only("$opaque", lambda each: isinstance(each, str) and len(each) <= MAX_NAME),
 }
+
+KEYS = frozenset(_CHECKERS)
+"""The first keys of nodes."""

@@ -40,7 +40,7 @@ class Limits:
     max_tensors: int = 65_536
     max_depth: int = 64
     """Of JSON objects and arrays within each other."""
-    max_values: int = 2_000_000
+    max_values: int = 1_000_000
     """Of JSON: upper bound for commas, colons and brackets."""
 
 

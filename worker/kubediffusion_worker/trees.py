@@ -242,6 +242,11 @@ def stand_in(node: Node, device: torch.device | str) -> Any:
         errors.InvalidCheckpointError: It is no skeleton, it is opaque, or it is larger than
             `MAX_STAND_IN_BYTES`.
     """
+    # Measured first, so that nothing is allocated where it is too large as a whole.
+    measured = _Imitator(torch.device("meta"))
+    measured.value(node, 0)
+    if measured.bytes > MAX_STAND_IN_BYTES:
+        raise errors.InvalidCheckpointError("it has an output that is too large")
     return _Imitator(torch.device(device)).value(node, 0)
 
 
@@ -337,20 +342,21 @@ class _Rebuilder(_Reader):
 class _Imitator(_Reader):
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._bytes_left = MAX_STAND_IN_BYTES
+        self.bytes = 0
 
     def facts(self, name: str) -> nodes.TensorFacts | None:
         return None
 
     def tensor(self, key: str, node: Mapping[str, Node]) -> object:
-        # Stored tensors fail the check, as none is known here.
+        # Stored tensors have failed the check, as none is known here.
         shape, dtype = node["$zeros"], layouts.DTYPES[node["dtype"]]
-        self._bytes_left -= math.prod(shape) * dtype.itemsize
-        if self._bytes_left < 0:
-            raise errors.InvalidCheckpointError("it has an output that is too large")
+        self.bytes += math.prod(shape) * dtype.itemsize
         strides = node.get("strides", layouts.contiguous_strides(shape))
         made = torch.empty_strided(shape, strides, dtype=dtype, device=self._place(node))
         return made.zero_()
+
+    def _place(self, node: Mapping[str, Node]) -> torch.device:
+        return self._device if self._device.type == "meta" else super()._place(node)
 
 
 def _number(value: tuple[str, str]) -> object:
