@@ -170,7 +170,7 @@ class Machine:
             stimuli.DrainAsked(
                 now=self.now,
                 until=self.now + seconds,
-                policy=worker_pb2.DrainPolicy.Value(f"DRAIN_POLICY_{policy}"),
+                policy=getattr(worker_pb2, f"DRAIN_POLICY_{policy}"),
                 is_exit=is_exit,
             )
         )

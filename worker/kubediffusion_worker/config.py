@@ -9,7 +9,6 @@ from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import addresses, channels, identifiers, registry, validation
 from kubediffusion_worker import imports, lifecycle, model
 
-
 CHECKPOINT_SECONDS = 2.0
 PREVIEW_SECONDS = 1.0
 

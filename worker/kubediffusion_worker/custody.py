@@ -74,6 +74,7 @@ class Custody:
         self._tell(stimuli.Captured(now=self._clock(), run=run, step=draft.step))
         begun = time.monotonic()
         loop = asyncio.get_running_loop()
+        saved: saving.Saved | None = None
         problem = ""
         try:
             saved = await loop.run_in_executor(self._thread, saving.finish, draft, pipeline)
@@ -81,16 +82,16 @@ class Custody:
             problem = str(error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the generation goes on
             problem = f"it raised {type(error).__name__}"
-        else:
+        if saved is not None:
             self._metrics.checkpoint_seconds.observe(time.monotonic() - begun)
             problem = self._offer(run, key, saved)
         attempt.checkpoint_stored()
-        if problem:
-            self._note_failure(key, problem)
-            self._tell(stimuli.NotSaved(now=self._clock(), run=run))
-            saving.refuse(answers, refusals.not_saved(key, problem))
-        else:
+        if saved is not None and not problem:
             saving.fulfil(answers, saved.info)
+            return
+        self._note_failure(key, problem)
+        self._tell(stimuli.NotSaved(now=self._clock(), run=run))
+        saving.refuse(answers, refusals.not_saved(key, problem))
 
     def not_captured(self, run: int, key: identity.GenerationKey, reason: str) -> None:
         """Note that there is no draft."""
@@ -181,6 +182,7 @@ def check_fits(
     digest: str,
     seed: int,
     fingerprint: str,
+    capability: worker_pb2.ResumeCapability,
     min_exactness: worker_pb2.Exactness,
 ) -> None:
     """Refuse a checkpoint of something else, or one that is not good enough.
@@ -194,9 +196,12 @@ def check_fits(
         raise errors.InvalidCheckpointError("the checkpoint is of another request")
     if facts.seed != seed:
         raise errors.InvalidCheckpointError("the checkpoint is of another seed")
-    if min_exactness == worker_pb2.EXACTNESS_EXACT and facts.fingerprint != fingerprint:
+    is_exact = (
+        facts.fingerprint == fingerprint and capability == worker_pb2.RESUME_CAPABILITY_EXACT
+    )
+    if min_exactness == worker_pb2.EXACTNESS_EXACT and not is_exact:
         raise errors.InvalidCheckpointError(
-            "the checkpoint was taken under other conditions, so that going on from it is not "
-            "exact here, as min_exactness asks; use a worker with its fingerprint",
+            "going on from the checkpoint is not exact on this worker, as min_exactness asks; "
+            "use one with the checkpoint's fingerprint that resumes exactly",
             metadata={"wanted": facts.fingerprint, "found": fingerprint},
         )

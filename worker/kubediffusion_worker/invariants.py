@@ -78,7 +78,8 @@ def _check_drain(machine: lifecycle.Lifecycle) -> None:
     else:
         assert not machine.line, "something waits for a worker that drains"
     if state == worker_pb2.WORKER_STATE_DRAINED:
-        assert not {**machine.live, **machine.runs}, "drained, but not empty"
+        assert not machine.live, "drained, but not empty"
+        assert not machine.runs, "drained, but not idle"
 
 
 def _check_sums(machine: lifecycle.Lifecycle) -> None:

@@ -387,6 +387,7 @@ class WorkerRuntime:
                 digest=submitted.digest,
                 seed=admission.seed_of(key, request.spec),
                 fingerprint=pipeline.fingerprint_for(request.spec),
+                capability=pipeline.resume_capability,
                 min_exactness=request.min_exactness,
             )
 

@@ -114,3 +114,19 @@ def test_a_mistake_is_a_usage_error_on_standard_error(
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert arguments.parse(["--help"]) == 0
     assert "3 model cannot be loaded" in " ".join(capsys.readouterr().out.split())
+
+
+def test_saving_and_looking_can_be_said() -> None:
+    found = parsed(
+        *("--checkpoint-seconds", "5", "--checkpoint-dir", "/saved", "--checkpoint-bytes", "99"),
+        *("--preview-seconds", "0.5", "--slots", "2"),
+    ).worker
+    assert (found.checkpoint_seconds, found.preview_seconds) == (5.0, 0.5)
+    assert found.checkpoint_folder == pathlib.Path("/saved")
+    assert (found.bounds.checkpoint_limits.max_bytes, found.bounds.slots) == (99, 2)
+
+
+def test_no_seconds_between_checkpoints_mean_none_by_time() -> None:
+    assert parsed("--checkpoint-seconds", "0").worker.checkpoint_seconds is None
+    assert parsed().worker.checkpoint_seconds == 2.0
+    assert parsed().worker.checkpoint_folder is None

@@ -5,10 +5,19 @@ from collections.abc import Callable
 import hypothesis
 from hypothesis import stateful, strategies
 
+from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
-from kubediffusion_worker import identity, instructions, lifecycle, queueing, retention, stimuli
+from kubediffusion_worker import (
+    checkpoints,
+    identity,
+    instructions,
+    lifecycle,
+    queueing,
+    retention,
+    stimuli,
+)
 from kubediffusion_worker.generation import Phase, State
-from machines import Machine, caller, config
+from machines import Machine, caller, checkpoint, config
 
 ENGINES = strategies.sampled_from(["e", "f"])
 REQUESTS = strategies.sampled_from(["a", "b", "c"])
@@ -25,7 +34,11 @@ LIMITS = config(
     max_encoding=1,
     orphan_cancel_seconds=80.0,
     max_events=4,
+    slots=2,
+    max_parked=1,
+    saved=checkpoints.CheckpointLimits(max_bytes=50),
 )
+POLICIES = strategies.sampled_from(["FINISH", "CHECKPOINT", "FINISH_THEN_CHECKPOINT"])
 
 TERMINAL = {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.HANDED_OVER}
 
@@ -40,6 +53,7 @@ class AnyOrder(stateful.RuleBasedStateMachine):
         self.lives: dict[identity.GenerationKey, int] = {}
         self.running: dict[int, identity.GenerationKey] = {}
         self.kept: dict[identity.GenerationKey, int] = {}
+        self.saved: dict[identity.GenerationKey, set[int]] = {}
 
     def tell(self, act: Callable[[], object]) -> None:
         """Act, then hold what was said against what was said before."""
@@ -55,8 +69,20 @@ class AnyOrder(stateful.RuleBasedStateMachine):
         elif isinstance(item, instructions.Start):
             assert item.run not in self.running
             self.running[item.run] = item.key
-        elif isinstance(item, instructions.RaiseCancel):
+            steps = self.saved.get(item.key, set())
+            assert item.checkpoint is None or item.checkpoint.step in steps
+        elif isinstance(
+            item,
+            instructions.RaiseCancel
+            | instructions.Park
+            | instructions.Unpark
+            | instructions.Capture,
+        ):
             assert item.run in self.running
+        elif isinstance(item, instructions.KeepCheckpoint):
+            self.saved.setdefault(item.key, set()).add(item.step)
+        elif isinstance(item, instructions.DropCheckpoint):
+            self.saved[item.key].remove(item.step)
         elif isinstance(item, instructions.Keep):
             self.kept[item.key] = item.run
         elif isinstance(item, instructions.Free):
@@ -96,7 +122,7 @@ class AnyOrder(stateful.RuleBasedStateMachine):
             return
         if found.phase is Phase.ASSIGNED:
             self.tell(lambda: self.machine.started(name, engine_id))
-        elif found.phase is Phase.COMPUTING:
+        elif found.phase in (Phase.COMPUTING, Phase.PARKED):
             del self.running[found.run]
             self.tell(lambda: self.machine.computed(found.run))
         elif found.phase is Phase.ENCODING:
@@ -111,6 +137,7 @@ class AnyOrder(stateful.RuleBasedStateMachine):
         attempt=strategies.integers(1, 3),
         priority=strategies.integers(-1, 1),
         patience=strategies.none() | strategies.integers(-1, 50),
+        saved_at=strategies.sampled_from([0, 0, 0, 2]),
     )
     def submit(
         self,
@@ -120,6 +147,7 @@ class AnyOrder(stateful.RuleBasedStateMachine):
         attempt: int,
         priority: int,
         patience: int | None,
+        saved_at: int,
     ) -> None:
         self.tell(
             lambda: self.machine.submit(
@@ -130,6 +158,7 @@ class AnyOrder(stateful.RuleBasedStateMachine):
                 priority=priority,
                 deadline=None if patience is None else self.machine.now + patience,
                 steps=attempt - 1,
+                checkpoint=checkpoint(saved_at, size=15) if saved_at else None,
             )
         )
 
@@ -137,6 +166,7 @@ class AnyOrder(stateful.RuleBasedStateMachine):
         pick=PICKS,
         kind=strategies.sampled_from(
             ["started", "step", "step", "computed", "encoded", "failed", "cancelled"]
+            + ["parked", "parked", "captured", "stored", "stored", "not saved", "resumed"]
         ),
         size=strategies.integers(0, 20),
         step=strategies.integers(1, 9),
@@ -153,6 +183,13 @@ class AnyOrder(stateful.RuleBasedStateMachine):
             "encoded": lambda: machine.encoded(run, size=size),
             "failed": lambda: machine.handle(stimuli.RunFailed(now=now, run=run, error=error)),
             "cancelled": lambda: machine.handle(stimuli.RunCancelled(now=now, run=run)),
+            "parked": lambda: machine.parked(run, step),
+            "captured": lambda: machine.captured(run, step),
+            "stored": lambda: machine.stored(run, step, size=size),
+            "not saved": lambda: machine.not_saved(run),
+            "resumed": lambda: machine.handle(
+                stimuli.Resumed(now=now, run=run, step=total, exactness=worker_pb2.EXACTNESS_CLOSE)
+            ),
         }
         self.tell(acts[kind])
 
@@ -161,7 +198,7 @@ class AnyOrder(stateful.RuleBasedStateMachine):
     def free(self, pick: int) -> None:
         run = sorted(self.running)[pick % len(self.running)]
         found = self.machine.core.live.get(self.running[run])
-        if found and found.run == run and found.state is not State.RUNNING:
+        if found and found.run == run and found.state not in (State.RUNNING, State.PARKED):
             return
         if found and found.run == run and run not in self.machine.core.encoding:
             return  # The runtime says how a run ended before it frees the compute thread.
@@ -171,6 +208,24 @@ class AnyOrder(stateful.RuleBasedStateMachine):
     @stateful.rule(who=CALLERS, request=REQUESTS)
     def cancel(self, who: tuple[str, int, str], request: str) -> None:
         self.tell(lambda: self.machine.cancel(request, by=self.caller(*who)))
+
+    @stateful.rule(who=CALLERS, request=REQUESTS, is_back=strategies.booleans())
+    def pause(self, who: tuple[str, int, str], request: str, is_back: bool) -> None:
+        act = self.machine.unpause if is_back else self.machine.pause
+        self.tell(lambda: act(request, by=self.caller(*who)))
+
+    @stateful.rule(who=CALLERS, request=REQUESTS)
+    def ask_checkpoint(self, who: tuple[str, int, str], request: str) -> None:
+        self.tell(lambda: self.machine.ask_checkpoint(request, by=self.caller(*who)))
+
+    @stateful.rule(name=REQUESTS, engine_id=ENGINES, step=strategies.integers(1, 9))
+    def stand_still_and_be_saved(self, name: str, engine_id: str, step: int) -> None:
+        """Do what follows a pause or a drain, so that long stories are told too."""
+        found = self.machine.core.live.get(identity.GenerationKey(engine_id, name))
+        if found is not None and (found.is_paused or found.is_stopping) and found.run:
+            run = found.run
+            self.tell(lambda: self.machine.parked(run, step))
+            self.tell(lambda: self.machine.save(run, step))
 
     @stateful.rule(who=CALLERS, request=REQUESTS)
     def acknowledge(self, who: tuple[str, int, str], request: str) -> None:
@@ -189,9 +244,18 @@ class AnyOrder(stateful.RuleBasedStateMachine):
         self.tell(lambda: self.machine.tick(seconds))
 
     @stateful.precondition(lambda self: len(self.machine.said) > 15)
-    @stateful.rule(seconds=strategies.integers(0, 20))
-    def drain(self, seconds: int) -> None:
-        self.tell(lambda: self.machine.drain(seconds))
+    @stateful.rule(
+        seconds=strategies.integers(0, 20),
+        policy=POLICIES,
+        is_exit=strategies.sampled_from([False, False, True]),
+    )
+    def drain(self, seconds: int, policy: str, is_exit: bool) -> None:
+        self.tell(lambda: self.machine.drain(seconds, policy, is_exit=is_exit))
+
+    @stateful.precondition(lambda self: self.machine.core.drain)
+    @stateful.rule()
+    def undrain(self) -> None:
+        self.tell(self.machine.undrain)
 
     @stateful.precondition(lambda self: len(self.machine.said) > 25)
     @stateful.rule()
@@ -212,6 +276,9 @@ class AnyOrder(stateful.RuleBasedStateMachine):
             if found.end is State.SUCCEEDED
         }
         assert set(self.kept) == succeeded
+        shelf = self.machine.core.saved
+        kept = {key: {info.step for info in shelf.of(key)} for key in shelf}
+        assert kept == {key: steps for key, steps in self.saved.items() if steps}
 
     @stateful.invariant()
     def nothing_grows_beyond_its_bound(self) -> None:
