@@ -131,19 +131,20 @@ def read(folder: pathlib.Path, *, now: float | None = None) -> list[Entry]:
         RegistryError: The folder cannot be read, or belongs to somebody else.
     """
     moment = time.time() if now is None else now
-    try:
-        _check_folder(folder)
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise _refused(folder, error) from error
+    return [entry for entry in _read_all(folder) if is_alive(entry, now=moment)]
+
+
+def read_ended(folder: pathlib.Path) -> list[Entry]:
+    """Returns the workers of this machine whose processes have ended without removing a file.
+
+    Raises:
+        RegistryError: The folder cannot be read, or belongs to somebody else.
+    """
+    here = socket.gethostname()
     return [
         entry
-        for name in names
-        if name.endswith(_SUFFIX) and not name.startswith(".")
-        for entry in _read_file(folder / name)
-        if is_alive(entry, now=moment)
+        for entry in _read_all(folder)
+        if entry.host == here and not _process_exists(entry.pid)
     ]
 
 
@@ -175,14 +176,33 @@ def is_alive(entry: Entry, *, now: float) -> bool:
     return entry.host != socket.gethostname() or _process_exists(entry.pid)
 
 
+def _read_all(folder: pathlib.Path) -> Iterator[Entry]:
+    try:
+        _check_folder(folder)
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refused(folder, error) from error
+    for name in names:
+        if name.endswith(_SUFFIX) and not name.startswith("."):
+            yield from _read_file(folder / name)
+
+
 def _process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
+        pass
+    try:
+        facts = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:  # Not Linux, or not ours to see.
         return True
-    return True
+    # A zombie has ended, only its parent does not know yet. The name before the state is in
+    # parentheses and may hold any; see proc_pid_stat(5).
+    return facts.rpartition(")")[2].split()[:1] not in (["Z"], ["X"])
 
 
 def _make_folder(folder: pathlib.Path) -> None:

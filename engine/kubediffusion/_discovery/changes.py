@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kubediffusion._discovery import protocol
@@ -18,6 +18,9 @@ class Changes:
     left: tuple[protocol.Endpoint, ...] = ()
     """Names that are listed no more: nobody knows what became of the worker."""
 
+    ended: tuple[protocol.Endpoint, ...] = ()
+    """As they were known: their lives are over for certain."""
+
     replaced: tuple[protocol.Endpoint, ...] = ()
     """As they were known: the name belongs to another life at another address now."""
 
@@ -29,12 +32,14 @@ class Changes:
 
     def __bool__(self) -> bool:
         """Whether anything changed."""
-        return any((self.opened, self.left, self.replaced, self.moved, self.updated))
+        return any((self.opened, self.left, self.ended, self.replaced, self.moved, self.updated))
 
 
-def compare(known: Mapping[str, protocol.Endpoint], found: Iterable[protocol.Endpoint]) -> Changes:
+def compare(known: Mapping[str, protocol.Endpoint], found: Sequence[protocol.Endpoint]) -> Changes:
     """Compare what is known, by name, with a set that was found."""
     now = by_name(found)
+    dead = {(endpoint.name, endpoint.incarnation) for endpoint in found if endpoint.is_dead}
+    absent = [old for name, old in known.items() if name not in now]
     pairs = [(known[name], now[name]) for name in known if name in now]
     elsewhere = [(old, new) for old, new in pairs if old.address != new.address]
     return Changes(
@@ -43,7 +48,8 @@ def compare(known: Mapping[str, protocol.Endpoint], found: Iterable[protocol.End
             for name, new in now.items()
             if name not in known or known[name].address != new.address
         ),
-        left=tuple(old for name, old in known.items() if name not in now),
+        left=tuple(old for old in absent if (old.name, old.incarnation) not in dead),
+        ended=tuple(old for old in absent if (old.name, old.incarnation) in dead),
         replaced=tuple(old for old, new in elsewhere if _is_another_life(old, new)),
         moved=tuple(old for old, new in elsewhere if not _is_another_life(old, new)),
         updated=tuple(new for old, new in pairs if old.address == new.address and old != new),
@@ -51,12 +57,14 @@ def compare(known: Mapping[str, protocol.Endpoint], found: Iterable[protocol.End
 
 
 def by_name(found: Iterable[protocol.Endpoint]) -> dict[str, protocol.Endpoint]:
-    """Return endpoints by name, in order; of two with one name the ready one counts.
+    """Return living endpoints by name, in order; of two with one name the ready one counts.
 
     A source may list a name twice for a moment, for example while a worker moves.
     """
     endpoints: dict[str, protocol.Endpoint] = {}
     for endpoint in found:
+        if endpoint.is_dead:
+            continue
         other = endpoints.get(endpoint.name)
         if other is None or (endpoint.is_ready and not other.is_ready):
             endpoints[endpoint.name] = endpoint

@@ -34,6 +34,9 @@ class Endpoint:
 
     is_draining: bool = False
 
+    is_dead: bool = False
+    """Its process has ended for certain: what it had need not be waited for."""
+
 
 @runtime_checkable
 class Discovery(Protocol):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import pathlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 
 from kubediffusion._discovery import protocol
-from kubediffusion_wire import registry
+from kubediffusion_wire import addresses, registry
 
 POLL_SECONDS = 0.5
 """Between two looks at the folder; a look costs well under a millisecond a worker, and a
 worker that comes or goes is known within a second."""
+
+
+PROBE_SECONDS = 0.2
+"""For a socket of this machine to accept."""
 
 
 class RegistryDiscovery:
@@ -30,7 +36,7 @@ class RegistryDiscovery:
         self._poll_seconds = poll_seconds
 
     async def endpoints(self) -> AsyncIterator[tuple[protocol.Endpoint, ...]]:
-        """Yield the workers that are alive by their files, now and after every change.
+        """Yield the announced workers, now and after every change; see `look`.
 
         Raises:
             DiscoveryError: The folder cannot be read or must not be trusted.
@@ -46,10 +52,40 @@ class RegistryDiscovery:
     async def _look(self) -> tuple[protocol.Endpoint, ...]:
         try:
             # In a thread: a file system may be slow, and the loop has other calls.
-            entries = await asyncio.to_thread(registry.read, self._folder)
+            return await asyncio.to_thread(look, self._folder)
         except registry.RegistryError as error:
             raise protocol.DiscoveryError(str(error)) from error
-        return from_entries(entries)
+
+
+def look(folder: pathlib.Path) -> tuple[protocol.Endpoint, ...]:
+    """Return the workers that are announced in a folder; those that have ended come last.
+
+    Raises:
+        RegistryError: The folder cannot be read or must not be trusted.
+    """
+    ended = from_entries([e for e in registry.read_ended(folder) if not _is_listening(e.address)])
+    dead = tuple(dataclasses.replace(endpoint, is_dead=True) for endpoint in ended)
+    return (*from_entries(registry.read(folder)), *dead)
+
+
+def _is_listening(text: str) -> bool:
+    """Tell whether anybody is at an address.
+
+    Process ids alone prove little: those of a container may mean others here.
+    """
+    address = addresses.parse(text)
+    family = socket.AF_UNIX if address.is_unix else socket.AF_INET
+    if not address.is_local or ":" in address.host:
+        return True  # Not known, at least not fast enough.
+    with socket.socket(family) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(address.path if address.is_unix else (address.host, address.port))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def from_entries(entries: Sequence[registry.Entry]) -> tuple[protocol.Endpoint, ...]:

@@ -20,7 +20,8 @@ class DiscoveredWorkers:
     """Follows a source and opens a link to each of its workers.
 
     A link stays the same while name and address do: gRPC connects again by itself. What
-    left the source is only left out, since its worker may be well.
+    left the source is only left out, since its worker may be well, unless the source knows
+    that its process has ended.
 
     Args:
         source: Tells where workers are.
@@ -73,7 +74,7 @@ class DiscoveredWorkers:
     def _apply(self, found: Sequence[discovery_protocol.Endpoint]) -> None:
         news = changes.compare(self._known, found)
         self._known = changes.by_name(found)
-        for endpoint in news.replaced:
+        for endpoint in (*news.ended, *news.replaced):
             self._drop(endpoint, is_gone=True)
         for endpoint in (*news.left, *news.moved):
             self._drop(endpoint, is_gone=False)
@@ -82,7 +83,11 @@ class DiscoveredWorkers:
         if news:
             logger.info(
                 "workers changed",
-                extra={"opened": len(news.opened), "left": len(news.left), "known": len(found)},
+                extra={
+                    "opened": len(news.opened),
+                    "left": len(news.left),
+                    "ended": len(news.ended),
+                },
             )
         self._publish([self._links[name] for name in self._known if name in self._links])
 

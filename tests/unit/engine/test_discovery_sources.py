@@ -1,7 +1,10 @@
 import asyncio
 import os
 import pathlib
-from collections.abc import AsyncIterator, Sequence
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -57,6 +60,46 @@ def test_a_registry_tells_changes_and_no_heartbeats(tmp_path: pathlib.Path) -> N
         return told
 
     assert asyncio.run(scenario()) == [[], ["b"], ["a", "b"], ["a"]]
+
+
+@pytest.fixture(name="dead_pid")
+def a_dead_pid() -> Iterator[int]:
+    """Gives the id of a process that has ended; a zombie until the test is over."""
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        process.stdout.read()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process.pid
+
+
+def test_a_worker_whose_process_has_ended_is_told_to_be_dead(
+    tmp_path: pathlib.Path, dead_pid: int
+) -> None:
+    folder = tmp_path / "registry"
+    wire_registry.write(entry("a", pid=dead_pid, address=f"unix:{tmp_path}/a.sock"), folder)
+    wire_registry.write(entry("b"), folder)
+    found = registry.look(folder)
+    assert [(each.name, each.is_dead) for each in found] == [("b", False), ("a", True)]
+
+
+def test_nobody_is_dead_at_whose_address_somebody_listens(
+    tmp_path: pathlib.Path, dead_pid: int
+) -> None:
+    folder = tmp_path / "registry"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/a.sock")
+        listener.listen()
+        wire_registry.write(entry("a", pid=dead_pid, address=f"unix:{tmp_path}/a.sock"), folder)
+        assert registry.look(folder) == ()
+
+
+def test_nothing_is_known_of_processes_on_other_machines(
+    tmp_path: pathlib.Path, dead_pid: int
+) -> None:
+    folder = tmp_path / "registry"
+    wire_registry.write(entry("a", pid=dead_pid, updated=1.0, host="other"), folder)
+    assert registry.look(folder) == ()
 
 
 def test_a_registry_that_others_may_write_is_a_failure(tmp_path: pathlib.Path) -> None:

@@ -24,6 +24,22 @@ def test_a_name_that_is_listed_no_more_has_left() -> None:
     assert compare([endpoint("a")], []).left == (endpoint("a"),)
 
 
+def test_a_name_whose_life_is_known_to_be_over_has_ended() -> None:
+    old = endpoint("a", incarnation="1")
+    dead = endpoint("a", incarnation="1", is_dead=True)
+    assert compare([old], [dead]) == changes.Changes(ended=(old,))
+
+
+def test_a_former_life_that_is_over_says_nothing_of_the_present_one() -> None:
+    old, former = endpoint("a", incarnation="2"), endpoint("a", incarnation="1", is_dead=True)
+    assert compare([old], [old, former]) == changes.Changes()
+    assert compare([old], [former]).left == (old,)
+
+
+def test_the_dead_are_not_opened() -> None:
+    assert not compare([], [endpoint("a", is_dead=True)])
+
+
 def test_another_life_at_another_address_replaces_the_old_one() -> None:
     old, new = endpoint("a", "h:1", incarnation="1"), endpoint("a", "h:2", incarnation="2")
     assert compare([old], [new]) == changes.Changes(opened=(new,), replaced=(old,))
