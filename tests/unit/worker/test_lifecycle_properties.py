@@ -165,8 +165,10 @@ class AnyOrder(stateful.RuleBasedStateMachine):
     @stateful.rule(
         pick=PICKS,
         kind=strategies.sampled_from(
-            ["started", "step", "step", "computed", "encoded", "failed", "cancelled"]
-            + ["parked", "parked", "captured", "stored", "stored", "not saved", "resumed"]
+            [
+                *("started", "step", "step", "computed", "encoded", "failed", "cancelled"),
+                *("parked", "parked", "captured", "stored", "stored", "not saved", "resumed"),
+            ]
         ),
         size=strategies.integers(0, 20),
         step=strategies.integers(1, 9),
