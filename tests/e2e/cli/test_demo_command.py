@@ -17,8 +17,8 @@ def line() -> Iterator[command_line.CommandLine]:
         yield line
 
 
-def test_an_engine_is_killed_and_nothing_is_lost_or_done_twice(line):
-    done = line.run("demo", "--steps", "6", "-o", "out", "--json")
+def test_an_engine_and_a_worker_are_killed_and_nothing_is_lost_or_done_twice(line):
+    done = line.run("demo", "--steps", "6", "--long-steps", "40", "-o", "out", "--json")
     assert (done.code, done.err) == (0, "")
     facts = done.json()
     assert facts["before"] == facts["after"]
@@ -27,10 +27,16 @@ def test_an_engine_is_killed_and_nothing_is_lost_or_done_twice(line):
     assert facts["running_at_kill"]
     assert facts["executed_once"] == facts["delivered"] == facts["requested"] == 12
     assert not any(processes.is_running(life["process_id"]) for life in facts["before"].values())
+    act = facts["takeover"]
+    assert {act["killed"], act["went_on"]} == {"worker-1", "worker-2"}
+    assert act["sha256"] == act["undisturbed_sha256"]
+    assert act["exactness"] in ("exact", "restarted")
     with PIL.Image.open(line.folder / "out" / "contact-sheet.png") as sheet:
         assert sheet.width > sheet.height > 0
     assert {path.name for path in (line.folder / "out").iterdir()} == {
         "contact-sheet.png",
+        "long-picture.png",
+        "long-picture-again.png",
         *(f"picture-{number:02}.png" for number in range(1, 13)),
     }
 

@@ -18,9 +18,22 @@ FACTS = summary.Facts(
     restart_seconds=0.1234,
     load_seconds=8.2,
     step_seconds=0.1,
+    takeover=None,
     total_seconds=41.5,
     output="out/demo",
     sheet="out/demo/contact-sheet.png",
+)
+
+TAKEOVER = summary.Takeover(
+    killed="worker-1",
+    killed_at=112,
+    total=200,
+    went_on="worker-2",
+    resumed_from=98,
+    resumed_seconds=0.7,
+    exactness="exact",
+    sha256="a" * 64,
+    undisturbed_sha256="a" * 64,
 )
 
 
@@ -65,3 +78,31 @@ def test_json_holds_everything():
         True,
         7,
     )
+
+
+def test_the_death_of_a_worker_is_told_with_its_steps_and_digests():
+    facts = dataclasses.replace(FACTS, takeover=TAKEOVER)
+    text = told(facts)
+    assert "worker-1, at step 112 of 200" in text
+    assert "worker-2 after step 98, 0.7 s after the kill; 14 steps computed again" in text
+    assert "sha256 aaaaaaaa; undisturbed: the same (exact)" in text
+    assert facts.is_good
+
+
+def test_a_picture_that_differs_from_the_undisturbed_one_is_a_failure():
+    other = dataclasses.replace(TAKEOVER, undisturbed_sha256="b" * 64)
+    facts = dataclasses.replace(FACTS, takeover=other)
+    assert "undisturbed: bbbbbbbb" in told(facts)
+    assert not facts.is_good
+
+
+def test_a_generation_that_nobody_took_over_is_a_failure():
+    other = dataclasses.replace(TAKEOVER, went_on="worker-1")
+    assert not dataclasses.replace(FACTS, takeover=other).is_good
+
+
+def test_a_generation_that_began_anew_is_told_as_such():
+    anew = dataclasses.replace(TAKEOVER, resumed_from=0, exactness="restarted")
+    text = told(dataclasses.replace(FACTS, takeover=anew))
+    assert "worker-2 from the seed" in text
+    assert "112 steps computed again" in text

@@ -42,6 +42,13 @@ from kubediffusion.cli.demo import play, prompts, summary
     show_default=True,
     help="Of each generation.",
 )
+@click.option(
+    "--long-steps",
+    type=click.IntRange(4, 10_000),
+    default=200,
+    show_default=True,
+    help="Of the generation whose worker is killed.",
+)
 @click.option("--keep-workers", "is_keeping", is_flag=True, help="Let the workers run on.")
 @options.as_json
 def demo(
@@ -49,14 +56,17 @@ def demo(
     number: int,
     prompts_path: pathlib.Path | None,
     steps: int,
+    long_steps: int,
     is_keeping: bool,
     is_json: bool,
 ) -> int:
-    """Kill an engine in mid-generation and watch nothing get lost.
+    """Kill an engine and a worker in mid-generation and watch nothing get lost.
 
     Two workers load a small model and start to draw for an engine. The engine process is
     killed with -9; the workers go on. Another engine with the same id finds them, collects
-    what is done and what comes, and saves the pictures. All times are measured.
+    what is done and what comes, and saves the pictures. Then one of the workers is killed in
+    mid-generation; the other goes on from its checkpoint, and makes the same picture, bit for
+    bit, as without the kill. All times are measured.
     """
     worker.check_worker_installed()
     setting = play.Setting(
@@ -64,6 +74,7 @@ def demo(
         workers=number,
         prompts=prompts.read(prompts_path),
         steps=steps,
+        long_steps=long_steps,
         is_keeping=is_keeping,
     )
     with displays.choose(is_silent=is_json, is_terse=True, to=sys.stdout) as display:

@@ -29,7 +29,8 @@ def workers(
         launch.free_names((), number, "worker"),
         folder=folder,
         model="demo",
-        arguments=(),
+        # One after the other, so that some are done while others have not begun.
+        arguments=("--slots", "1"),
         shared=machine.this_one(),
     )
     # The workers hold the reading end of a pipe whose writing end is ours alone: were this

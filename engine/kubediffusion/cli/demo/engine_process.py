@@ -63,7 +63,7 @@ async def _obtain(
     async for event in generation:
         if event.output is not None:
             _save(item, event.output.files[0])
-        _say(news.of_engine(event), event.worker)
+        _say(event)
 
 
 def _save(item: script.Item, picture: bytes) -> None:
@@ -74,15 +74,18 @@ def _save(item: script.Item, picture: bytes) -> None:
     part.replace(path)
 
 
-def _say(item: news.News, worker: str) -> None:
+def _say(event: kubediffusion.GenerationEvent) -> None:
+    item = news.of_engine(event)
     word = script.Word(
         request_id=item.request_id,
         kind=item.kind.value,
         moment=time.monotonic(),
         step=item.step,
         total=item.total,
-        worker=worker,
+        worker=event.worker,
         detail=item.detail,
+        event=event.kind,
+        exactness=event.exactness,
     )
     sys.stdout.write(word.dumps() + "\n")
     sys.stdout.flush()

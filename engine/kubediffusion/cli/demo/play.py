@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kubediffusion.cli import displays, fleet, launch, news, observations, options, readiness, text
-from kubediffusion.cli.demo import crew, engine, pictures, script, summary, tally, witness
+from kubediffusion.cli.demo import (
+    crew,
+    engine,
+    pictures,
+    script,
+    summary,
+    takeover,
+    tally,
+    witness,
+)
 from kubediffusion_wire import errors
 
 _LOAD_SECONDS = 300.0
@@ -27,6 +36,8 @@ class Setting:
     workers: int
     prompts: tuple[str, ...]
     steps: int
+    long_steps: int
+    """Of the generation whose worker is killed."""
     is_keeping: bool
 
     @property
@@ -78,7 +89,8 @@ def prepare(setting: Setting) -> script.Task:
         )
         for number, prompt in enumerate(setting.prompts, start=1)
     )
-    for path in [*(pathlib.Path(item.path) for item in items), setting.sheet]:
+    long = [setting.output / f"{name}.png" for name in (takeover.NAME, takeover.AGAIN)]
+    for path in [*(pathlib.Path(item.path) for item in items), setting.sheet, *long]:
         path.unlink(missing_ok=True)
     return script.Task(
         engine_id=f"demo-{uuid.uuid4().hex[:8]}",
@@ -112,6 +124,7 @@ async def play(setting: Setting, display: displays.Display) -> summary.Facts:
                 restart_seconds = await acts.start_another_engine()
                 await seen.wait(lambda t: len(t.ends) >= len(task.items), timeout=_ALONE_SECONDS)
             after = await seen.lives()
+        second = await _second_act(setting, task, after, display)
         delivered = saved(task)
         matching = await asyncio.to_thread(pictures.review, delivered, setting.sheet)
     return summary.Facts(
@@ -128,10 +141,24 @@ async def play(setting: Setting, display: displays.Display) -> summary.Facts:
         restart_seconds=restart_seconds,
         load_seconds=load_seconds,
         step_seconds=seen.step_seconds,
+        takeover=second,
         total_seconds=time.monotonic() - began,
         output=str(setting.output),
         sheet=str(setting.sheet),
     )
+
+
+async def _second_act(
+    setting: Setting,
+    task: script.Task,
+    lives: dict[str, summary.Life],
+    display: displays.Display,
+) -> summary.Takeover | None:
+    if len(lives) < 2:
+        display.say("With one worker there is no second act: nobody could take over.")
+        return None
+    long = takeover.task_of(task, task.items[0], setting.long_steps)
+    return await takeover.Takeover(long, setting.private / "engine.log", lives, display).play()
 
 
 def saved(task: script.Task) -> list[script.Item]:

@@ -56,6 +56,10 @@ class Word:
     seconds: float = 0.0
     """From the start of the generation to its end."""
     detail: str = ""
+    event: str = ""
+    """What the engine calls it; finer than `kind`."""
+    exactness: str = ""
+    """Of a generation that went on elsewhere."""
 
     def dumps(self) -> str:
         """Write the line."""

@@ -20,6 +20,39 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """What became of a generation whose worker was killed."""
+
+    killed: str
+    """The worker's name."""
+    killed_at: int
+    """Newest step that the engine knew of."""
+    total: int
+    went_on: str
+    """Name of the worker that finished it."""
+    resumed_from: int
+    """Step of the checkpoint; 0: from the seed."""
+    resumed_seconds: float
+    """From the kill to the first step after the checkpoint."""
+    exactness: str
+    """As promised by the worker that went on."""
+    sha256: str
+    """Of the picture's file."""
+    undisturbed_sha256: str
+    """Of that which was computed without a kill."""
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps that were computed twice."""
+        return max(0, self.killed_at - self.resumed_from)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the same picture came out, from another worker."""
+        return self.sha256 == self.undisturbed_sha256 and self.went_on not in ("", self.killed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything that was counted and measured."""
 
@@ -46,6 +79,8 @@ class Facts:
     """From a worker's exec until it served, the slower one's."""
     step_seconds: float
     """Median over all steps on workers; 0 where unknown."""
+    takeover: Takeover | None
+    """The second act; None with one worker, where nobody can take over."""
     total_seconds: float
     output: str
     """The folder."""
@@ -63,6 +98,7 @@ class Facts:
         return (
             dict(self.before) == dict(self.after)
             and self.executed_once == self.delivered == self.requested
+            and (self.takeover is None or self.takeover.is_good)
         )
 
 
@@ -92,6 +128,8 @@ def lines(facts: Facts) -> Iterator[str]:
         yield _row("checked", checked)
     yield _row("engine restart", f"{facts.restart_seconds * 1000:.0f} ms from exec to first event")
     yield _row("kept by workers", _kept(facts))
+    if facts.takeover is not None:
+        yield from _takeover(facts.takeover)
     yield _row("whole demo", text.seconds(facts.total_seconds))
     yield _row("contact sheet", facts.sheet)
 
@@ -101,6 +139,20 @@ def _kept(facts: Facts) -> str:
     steps = text.count(facts.lost_steps, "step")
     work = text.seconds(facts.lost_steps * facts.step_seconds)
     return f"the model ({text.seconds(facts.load_seconds)} to load) and {steps} of work ({work})"
+
+
+def _takeover(facts: Takeover) -> Iterator[str]:
+    yield _row("worker killed", f"{facts.killed}, at step {facts.killed_at} of {facts.total}")
+    origin = f"after step {facts.resumed_from}" if facts.resumed_from else "from the seed"
+    yield _row(
+        "went on",
+        f"{facts.went_on} {origin}, {text.seconds(facts.resumed_seconds)} after the kill;"
+        f" {text.count(facts.lost_steps, 'step')} computed again",
+    )
+    is_same = facts.sha256 == facts.undisturbed_sha256
+    digest = f"sha256 {text.short(facts.sha256)}"
+    other = "the same" if is_same else text.short(facts.undisturbed_sha256)
+    yield _row("same picture", f"{digest}; undisturbed: {other} ({facts.exactness})")
 
 
 def _row(title: str, fact: str) -> str:
