@@ -109,11 +109,11 @@ class Performance:
 
     def ask(self) -> None:
         """Have the state saved at the next boundary; on the compute thread."""
-        if not self.act.has_begun:
+        if self._run is not None:
+            self._is_asked = True
+            self._stage.attend_soon(self.act)
+        elif not self.act.has_begun:
             self._not_captured("it has not begun")
-            return
-        self._is_asked = True
-        self._stage.attend_soon(self.act)
 
     def stored(self) -> None:
         """Allow the next draft; from any thread."""
@@ -128,8 +128,6 @@ class Performance:
         self._post(lambda: self._reports.started(self._order.number))
         self._captured_at = time.monotonic()
         ending = self._execute()
-        if self._is_asked:
-            self._not_captured("it ended before a boundary")
         self._tell(lambda number: self._reports.ended(number, ending))
         problem = self._problem_after(ending)
         if problem:
@@ -221,7 +219,6 @@ class Performance:
             self._not_captured(problem)
 
     def _not_captured(self, reason: str) -> None:
-        self._is_asked = False
         self._tell(lambda number: self._reports.not_captured(number, reason))
 
     def _tell(self, report: Callable[[int], None]) -> None:

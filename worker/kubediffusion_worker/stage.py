@@ -184,15 +184,17 @@ class Stage:
 
         What it raises leaves the pipeline.
         """
+        # Who came meanwhile joins those who had as much as this one has had before.
+        self._take_orders()
         self._account()
         while True:
-            self._take_orders()
             act.player.attend()
             if self._is_closing and act.is_paused:
                 raise runs.RunCancelled
             # What it took to go on counts from the next boundary: each turn computes something.
             if self._goes_on(act) or not self._makes_way(act):
                 return
+            self._take_orders()
 
     def _goes_on(self, act: Act) -> bool:
         if act.is_paused:

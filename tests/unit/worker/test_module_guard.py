@@ -44,3 +44,28 @@ def test_hooks_that_libraries_install_are_left_alone() -> None:
 
 def test_modules_without_weights_are_fine() -> None:
     guard.ModuleGuard([torch.nn.Identity()]).restore()
+
+
+def test_processors_of_a_parked_run_are_set_aside_and_come_back() -> None:
+    module = attention()
+    guarded = guard.ModuleGuard([module])
+    before = module.processor
+    module.set_processor(attention_processor.AttnProcessor())
+    swapped = module.processor
+    resume = guarded.set_aside()
+    assert resume is not None
+    assert module.processor is before
+    resume()
+    assert module.processor is swapped
+    guarded.restore()
+    assert module.processor is before
+
+
+def test_modules_of_another_type_cannot_be_set_aside() -> None:
+    module = torch.nn.Linear(2, 2).half()
+    guarded = guard.ModuleGuard([module])
+    module.float()
+    assert guarded.set_aside() is None
+    assert module.weight.dtype is torch.float32
+    guarded.restore()
+    assert guarded.set_aside() is not None
