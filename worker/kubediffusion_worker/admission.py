@@ -10,9 +10,6 @@ from kubediffusion_worker import config, estimates, identity, runs, stimuli, vie
 
 MAX_PRIORITY = 1000
 
-DEFAULT_DRAIN_SECONDS = 3600.0
-"""The budget of a drain that names none: usual work is finished."""
-
 MAX_DRAIN_SECONDS = 7 * 86_400.0
 
 
@@ -93,8 +90,14 @@ def check_spec(
     pipeline.check(spec)
 
 
-def drain_of(request: worker_pb2.DrainRequest) -> tuple[worker_pb2.DrainPolicy, float]:
+def drain_of(
+    request: worker_pb2.DrainRequest, usual: float
+) -> tuple[worker_pb2.DrainPolicy, float]:
     """Return the policy of a drain, and its budget in seconds.
+
+    Args:
+        request: What came.
+        usual: The budget where it names none.
 
     Raises:
         InvalidRequestError: There is no such policy or budget.
@@ -103,7 +106,7 @@ def drain_of(request: worker_pb2.DrainRequest) -> tuple[worker_pb2.DrainPolicy, 
     if policy not in worker_pb2.DrainPolicy.values():
         raise errors.InvalidRequestError.at("policy", f"must be a known one; found {policy}")
     if not request.HasField("budget"):
-        return policy, DEFAULT_DRAIN_SECONDS
+        return policy, usual
     budget = request.budget.seconds + request.budget.nanos * 1e-9
     if not 0 <= budget <= MAX_DRAIN_SECONDS:
         raise errors.InvalidRequestError.at(

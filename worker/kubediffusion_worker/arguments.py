@@ -189,7 +189,7 @@ def _bound_options(command: F) -> F:
         _number("--max-frames", _DEFAULTS.max_frames, "Of one video."),
         _number("--max-outputs", _DEFAULTS.max_outputs, "Of one generation."),
         _number("--max-prompt-bytes", _DEFAULTS.max_prompt_bytes, "Of one prompt."),
-        _seconds("--grace", 25.0, "That SIGTERM leaves for finishing, or else handing over."),
+        _seconds("--grace", config.DRAIN_SECONDS, "That a drain or SIGTERM leaves for finishing."),
     )
 
 
@@ -265,6 +265,7 @@ def _worker(given: Mapping[str, Any]) -> config.WorkerConfig:  # see _command
         bounds=_bounds(given),
         checkpoint_seconds=given["checkpoint_seconds"] or None,
         checkpoint_folder=given["checkpoint_dir"],
+        drain_seconds=given["grace"],
         preview_seconds=given["preview_seconds"],
     )
 

@@ -11,6 +11,8 @@ from kubediffusion_worker import imports, lifecycle, model
 
 CHECKPOINT_SECONDS = 2.0
 PREVIEW_SECONDS = 1.0
+DRAIN_SECONDS = 25.0
+"""Kubernetes kills 30 seconds after SIGTERM by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +72,8 @@ class WorkerConfig:
     import_limits: imports.ImportLimits = field(default_factory=imports.ImportLimits)
     preview_seconds: float = PREVIEW_SECONDS
     """From one preview of a generation to the next, while somebody looks; 0: none."""
+    drain_seconds: float = DRAIN_SECONDS
+    """The budget of a drain that names none."""
     tick_seconds: float = 0.25
     """Between two looks at deadlines, leases and ages."""
 
@@ -109,8 +113,8 @@ class ProcessConfig:
     """`host:port` of probes and metrics; empty: none."""
     registry: pathlib.Path | None = None
     """The folder in which the worker makes itself known; None: it does not."""
-    grace: float = 25.0
-    """Seconds that a SIGTERM leaves for finishing; Kubernetes kills after 30 by default."""
+    grace: float = DRAIN_SECONDS
+    """Seconds that a SIGTERM leaves for finishing or handing over."""
     parent_fd: int | None = None
     """A pipe whose end means that the parent is gone, so that the worker must go too."""
     threads: int | None = None

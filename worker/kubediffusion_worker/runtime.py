@@ -359,7 +359,7 @@ class WorkerRuntime:
     async def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
         """Begin to empty the worker; its state tells when it is done."""
         fencing.check_writer(identity.caller_of(request.caller), operators_allowed=True)
-        policy, budget = admission.drain_of(request)
+        policy, budget = admission.drain_of(request, self.settings.drain_seconds)
         self._conductor.drain(budget, policy, is_exit=False)
         return worker_pb2.DrainResponse(state=self.state)
 

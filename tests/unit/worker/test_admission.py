@@ -55,10 +55,10 @@ def test_a_request_without_meaning_is_refused_with_its_field(
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-def test_a_drain_finishes_within_an_hour_unless_it_says_otherwise() -> None:
-    policy, budget = admission.drain_of(worker_pb2.DrainRequest())
+def test_a_drain_has_the_usual_policy_and_budget_unless_it_says_otherwise() -> None:
+    policy, budget = admission.drain_of(worker_pb2.DrainRequest(), 25.0)
     assert policy == worker_pb2.DRAIN_POLICY_FINISH_THEN_CHECKPOINT
-    assert budget == 3600.0
+    assert budget == 25.0
 
 
 @pytest.mark.parametrize(("policy", "seconds"), [(9, 1), (1, -1), (1, 10**9)])
@@ -66,7 +66,7 @@ def test_a_drain_without_meaning_is_refused(policy: int, seconds: int) -> None:
     budget = duration_pb2.Duration(seconds=seconds)
     request = worker_pb2.DrainRequest(policy=policy, budget=budget)  # type: ignore[arg-type] # any number may come
     with pytest.raises(errors.InvalidRequestError):
-        admission.drain_of(request)
+        admission.drain_of(request, 25.0)
 
 
 def test_the_work_is_steps_times_outputs() -> None:
