@@ -264,6 +264,7 @@ class Stage:
             assert act.restore is not None, "it was parked"
             assert act.signs is not None, "it was parked"
             act.restore()
+            act.restore = None
             self.pulse.go_on(act.signs)
         self._current, self._computes_since = act, self._clock()
         act.greenlet.switch()
