@@ -75,6 +75,7 @@ def _receive(connection: "multiprocessing.connection.Connection[int | None, obje
 
 
 def _serve(connection: "multiprocessing.connection.Connection[object, int | None]") -> None:
-    array = numpy.zeros(_SIZE, numpy.uint8)
+    # Not zeros: pages that nobody has written to are all the same one.
+    array = numpy.random.default_rng(1).integers(0, 256, _SIZE, numpy.uint8)
     while connection.recv() is not None:
         connection.send(array)
