@@ -224,10 +224,16 @@ class Actions:
             caller=self._host.caller, request_id=record.request_id
         )
         session = self._host.session_at(seat)
-        if session is None:
+        if session is None or not record.tracker.is_paused:
             return
         try:
             await session.link.pause_generation(request)
+            if not record.tracker.is_paused:  # The user has thought better of it meanwhile.
+                await session.link.unpause_generation(
+                    worker_pb2.UnpauseGenerationRequest(
+                        caller=self._host.caller, request_id=record.request_id
+                    )
+                )
         except errors.StaleEpochError as error:
             self._host.fence(error)
         except errors.KubediffusionError as error:

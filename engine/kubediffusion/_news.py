@@ -27,7 +27,7 @@ def of_event(
             error = errors.from_message(event.failed.error)
             return _stimuli.Finished(seat, _stimuli.Ending.FAILED, error)
         case "cancelled":
-            return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED)
+            return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED, attempt=event.attempt)
         case "resumed":
             return _stimuli.Resumed(seat, event.resumed.from_step)
         case "parked":
@@ -53,7 +53,8 @@ def of_listing(seat: _stimuli.Seat, generation: worker_pb2.Generation) -> _stimu
             error = errors.from_message(generation.error)
             return _stimuli.Finished(seat, _stimuli.Ending.FAILED, error)
         case worker_pb2.GENERATION_STATE_CANCELLED:
-            return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED)
+            attempt = generation.attempt
+            return _stimuli.Finished(seat, _stimuli.Ending.CANCELLED, attempt=attempt)
         case worker_pb2.GENERATION_STATE_HANDED_OVER:
             return _stimuli.HandedOver(seat, is_safe=False)  # A listing does not tell.
         case _:

@@ -86,6 +86,8 @@ class Finished(NamedTuple):
     ending: Ending
     error: errors.KubediffusionError | None = None
     """Why it failed."""
+    attempt: int = 0
+    """Of what has ended, as the worker knows it; 0 where it did not tell."""
 
 
 class Resumed(NamedTuple):

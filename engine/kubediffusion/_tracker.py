@@ -215,8 +215,10 @@ class Tracker:
 
     def _is_dismissal(self, stimulus: _stimuli.Finished) -> bool:
         """Tell whether a cancel was this engine's doing, and not what anybody asked for."""
-        is_cancelled = stimulus.ending is _stimuli.Ending.CANCELLED
-        return is_cancelled and not self.is_cancelling and stimulus.seat in self.dismissed
+        if stimulus.ending is not _stimuli.Ending.CANCELLED or self.is_cancelling:
+            return False
+        # An earlier start may have told it: then an attempt ended that had been given up.
+        return stimulus.seat in self.dismissed or 0 < stimulus.attempt < self.attempt
 
     def _succeeded(self, seat: _stimuli.Seat) -> Instructions:
         if self.phase is Phase.FETCHING:

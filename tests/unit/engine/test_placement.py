@@ -116,3 +116,33 @@ def test_pauses_are_bounded_and_grow(failures: int, jitter: float) -> None:
     pause = _placement.backoff(failures, jitter)
     assert 0.025 <= pause <= 10.0
     assert _placement.backoff(failures + 1, jitter) >= pause
+
+
+WORK = Demand(fingerprint="f", worth=20.0)
+
+
+def test_same_fingerprint_is_worth_a_wait() -> None:
+    same = Candidate(name="b", fingerprint="f", can_resume=True, queued_seconds=9.0)
+    other = Candidate(name="a", fingerprint="g", can_resume=True)
+    assert choose(WORK, other, same) == "b"
+
+
+def test_no_wait_is_longer_than_the_work_that_a_checkpoint_saves() -> None:
+    same = Candidate(name="b", fingerprint="f", can_resume=True, queued_seconds=21.0)
+    unable = Candidate(name="a", fingerprint="f")
+    assert choose(WORK, unable, same) == "a"
+
+
+def test_strict_request_takes_no_other_fingerprint() -> None:
+    other = Candidate(name="a", fingerprint="g", can_resume=True)
+    strict = WORK._replace(is_strict=True)
+    assert choose(strict, other) is None
+    assert "fingerprint" in _placement.why_stranded(strict, [other])
+
+
+def test_full_worker_strands_nobody() -> None:
+    full = Candidate(name="a", queued=5, max_queued=5)
+    assert choose(Demand(), full) is None
+    assert not _placement.why_stranded(Demand(), [full])
+    assert _placement.why_stranded(Demand(), [])
+    assert "model" in _placement.why_stranded(Demand(model="n"), [Candidate(name="a", model="m")])

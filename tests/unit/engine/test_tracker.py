@@ -266,3 +266,80 @@ def test_cancel_comes_too_late_for_a_result() -> None:
 def test_deadline_ends_a_waiting_request_only() -> None:
     assert kinds(Tracker().handle(_stimuli.DeadlinePassed())) == ["WriteEnded", "Publish"]
     assert running().handle(_stimuli.DeadlinePassed()) == ()
+
+
+def test_checkpoint_that_is_not_here_is_fetched_before_the_acknowledgement() -> None:
+    tracker = running()
+    told = tracker.handle(_stimuli.HandedOver(A, is_safe=False, sha256="s"))
+    assert told == (_instructions.Salvage(A, "s"),)
+    told = tracker.handle(_stimuli.Salvaged(A))
+    assert told == (_instructions.WriteWaiting(2, 0), _instructions.Ack(A), _instructions.Queue(0))
+
+
+def test_worker_that_dies_while_it_hands_over_needs_no_acknowledgement() -> None:
+    tracker = running()
+    tracker.handle(_stimuli.HandedOver(A, is_safe=False))
+    assert kinds(tracker.handle(_stimuli.Lost(A))) == ["WriteWaiting", "Queue"]
+    assert tracker.handle(_stimuli.Salvaged(A)) == ()
+
+
+def test_hand_over_of_a_cancelled_request_ends_it() -> None:
+    tracker = running()
+    tracker.handle(_stimuli.CancelAsked())
+    told = tracker.handle(_stimuli.HandedOver(A, is_safe=False))
+    assert kinds(told) == ["WriteEnded", "Ack", "Publish"]
+
+
+def test_hung_worker_is_told_to_cancel_and_another_one_takes_over() -> None:
+    tracker = running()
+    told = tracker.handle(_stimuli.Hung(A))
+    assert kinds(told) == ["Cancel", "WriteWaiting", "Queue"]
+    assert tracker.handle(_stimuli.Finished(A, Ending.CANCELLED)) == (_instructions.Ack(A),)
+    assert tracker.phase is Phase.WAITING
+
+
+def test_cancel_that_an_earlier_start_asked_for_ends_nothing() -> None:
+    tracker = Tracker(phase=Phase.WAITING, attempt=3)
+    tracker.handle(_stimuli.Listed(A))
+    told = tracker.handle(_stimuli.Finished(A, Ending.CANCELLED, attempt=2))
+    assert kinds(told) == ["WriteWaiting", "Ack", "Queue"]
+
+
+def test_step_beyond_the_checkpoint_is_progress() -> None:
+    tracker = Tracker()
+    for number in range(10):
+        seat = Seat("a", str(number))
+        tracker.handle(_stimuli.Assigned(seat))
+        tracker.handle(_stimuli.Accepted(seat))
+        tracker.handle(_stimuli.Resumed(seat, number))
+        tracker.handle(_stimuli.Progressed(seat, number + 1, 20))
+        tracker.handle(_stimuli.Lost(seat))
+    assert tracker.strikes == 0
+
+
+def test_paused_request_of_a_dead_worker_waits_for_its_user() -> None:
+    tracker = running()
+    tracker.handle(_stimuli.PauseAsked())
+    assert kinds(tracker.handle(_stimuli.Lost(A))) == ["WriteWaiting"]
+    told = tracker.handle(_stimuli.UnpauseAsked())
+    assert kinds(told) == ["WritePaused", "Queue"]
+
+
+def test_request_that_is_paused_on_its_way_is_parked_where_it_arrives() -> None:
+    tracker = Tracker()
+    tracker.handle(_stimuli.Assigned(A))
+    tracker.handle(_stimuli.PauseAsked())
+    assert _instructions.Pause(A) in tracker.handle(_stimuli.Accepted(A))
+
+
+def test_deadline_that_passed_on_a_worker_ends_the_request_with_that_worker() -> None:
+    tracker = running()
+    tracker.handle(_stimuli.DeadlinePassed())
+    told = tracker.handle(_stimuli.Lost(A))
+    assert kinds(told) == ["WriteEnded", "Publish"]
+
+
+def test_failure_of_a_checkpoint_drops_it_and_tries_again() -> None:
+    error = errors.InvalidCheckpointError("it does not line up")
+    told = running().handle(_stimuli.Finished(A, Ending.FAILED, error))
+    assert kinds(told) == ["DropCheckpoint", "WriteWaiting", "Ack", "Queue"]

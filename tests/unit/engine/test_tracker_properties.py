@@ -1,6 +1,10 @@
-"""Any order of events: a request ends once, runs once per life, and is never lost."""
+"""Any order of events: a request ends once, runs once per life, and is never lost.
+
+Nor is a checkpoint that a worker hands over, as long as that worker can still give it.
+"""
 
 import dataclasses
+import json
 
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import (
@@ -34,8 +38,16 @@ class Life:
     name: str
     number: int
     state: str = ""
-    """"", "queued", "running", "succeeded", "failed", "cancelled", "released"."""
+    """"", "queued", "running", "succeeded", "failed", "cancelled", "handed_over",
+    "released"."""
     executions: int = 0
+    step: int = 0
+    begun_at: int = 0
+    """Step of the checkpoint that it goes on from."""
+    saved: int = 0
+    """Step of its newest checkpoint; 0: none."""
+    is_paused: bool = False
+    attempt: int = 0
     is_connected: bool = True
     is_given_up: bool = False
 
@@ -54,6 +66,8 @@ class OneRequest(RuleBasedStateMachine):
         self.past: list[Life] = []
         self.pending: list[_instructions.Instruction] = []
         self.is_waiting = False
+        self.kept: list[int] = []
+        """Steps of the checkpoints that the engine has got, oldest first."""
         self.published: list[Ending] = []
         self.calls_of_this_start = 0
         self.cancelled = False
@@ -70,7 +84,8 @@ class OneRequest(RuleBasedStateMachine):
     @rule(name=names)
     def assign(self, name: str) -> None:
         life = self.lives[name]
-        if self.is_waiting and life.is_connected and self.tracker.phase is Phase.WAITING:
+        is_waiting = self.is_waiting and self.tracker.phase is Phase.WAITING
+        if is_waiting and life.is_connected and not self.tracker.is_paused:
             self.is_waiting = False
             self.feed(_stimuli.Assigned(life.seat))
 
@@ -86,16 +101,66 @@ class OneRequest(RuleBasedStateMachine):
         if life.state == "queued":
             life.state = "running"
             life.executions += 1
+            life.step = life.begun_at
             self.tell(life, _stimuli.Progressed(life.seat, 0, 0))
-        elif life.state == "running":
+            if life.begun_at:
+                self.tell(life, _stimuli.Resumed(life.seat, life.begun_at))
+        elif life.state == "running" and not life.is_paused:
             life.state = outcome
             self.tell_state(life)
 
     @rule(name=names)
     def step(self, name: str) -> None:
         life = self.lives[name]
-        if life.state == "running":
-            self.tell(life, _stimuli.Progressed(life.seat, 3, 9))
+        if life.state == "running" and life.step < 9 and not life.is_paused:
+            life.step += 1
+            self.tell(life, _stimuli.Progressed(life.seat, life.step, 9))
+
+    @rule(name=names, is_fetched=strategies.booleans())
+    def save(self, name: str, is_fetched: bool) -> None:
+        life = self.lives[name]
+        if life.state == "running" and life.step:
+            life.saved = life.step
+            if is_fetched and life.is_connected and self.tracker.seat == life.seat:
+                self.keep(life)
+
+    @rule(name=names)
+    @precondition(lambda self: any(each.state == "running" for each in self.lives.values()))
+    def hand_over(self, name: str) -> None:
+        seat = self.tracker.seat
+        life = self.lives[seat.worker if seat is not None else name]
+        if life.state in ("queued", "running"):
+            life.state = "handed_over"
+            self.tell_state(life)
+
+    @rule(name=names)
+    def hang(self, name: str) -> None:
+        """The engine finds that a worker within reach does not move."""
+        life = self.lives[name]
+        if life.state == "running" and life.is_connected:
+            self.feed(_stimuli.Hung(life.seat))
+
+    @rule(is_paused=strategies.booleans())
+    @precondition(lambda self: self.tracker.seat is not None or self.tracker.is_paused)
+    def rest(self, is_paused: bool) -> None:
+        self.feed(_stimuli.PauseAsked() if is_paused else _stimuli.UnpauseAsked())
+        for life in self.lives.values():
+            if self.tracker.seat == life.seat and life.is_connected:
+                life.is_paused = is_paused
+
+    @rule(name=names, steps=strategies.integers(1, 3), is_saved=strategies.booleans())
+    def proceed(self, name: str, steps: int, is_saved: bool) -> None:
+        """What happens as a rule: a worker is found, takes the request, and computes."""
+        self.assign(name)
+        while self.pending and self.lives[name].is_connected:
+            self.perform(self.pending.pop(0), is_answer_lost=False)
+        life = self.lives[self.tracker.seat.worker] if self.tracker.seat else self.lives[name]
+        if life.state == "queued":
+            self.work(life.name, "succeeded")
+        for _ in range(steps):
+            self.step(life.name)
+        if is_saved:
+            self.save(life.name, is_fetched=False)
 
     @rule(name=names)
     def cut(self, name: str) -> None:
@@ -122,8 +187,10 @@ class OneRequest(RuleBasedStateMachine):
             life.is_given_up = True
             self.feed(_stimuli.Unreachable(life.seat))
 
-    @rule()
-    def cancel(self) -> None:
+    @rule(chance=strategies.integers(0, 9))
+    def cancel(self, chance: int) -> None:
+        if chance < 9:
+            return  # An end leaves little to try.
         self.cancelled = self.cancelled or self.tracker.phase not in (
             Phase.ENDED,
             Phase.FETCHING,
@@ -137,7 +204,7 @@ class OneRequest(RuleBasedStateMachine):
         assert entry is not None
         self.tracker = _record.Record.of_entry(entry, max_attempts=10_000).tracker
         self.pending = []
-        self.is_waiting = self.tracker.phase is Phase.WAITING
+        self.is_waiting = self.tracker.phase is Phase.WAITING and not self.tracker.is_paused
         for life in self.past:
             if self.tracker.seat == life.seat:
                 self.feed(_stimuli.Lost(life.seat))
@@ -148,7 +215,9 @@ class OneRequest(RuleBasedStateMachine):
     # -- the engine's edges
 
     def feed(self, stimulus: _stimuli.Stimulus) -> None:
+        before = self.tracker.seat, self.tracker.phase
         for instruction in self.tracker.handle(stimulus):
+            self.check_hand_over(instruction, stimulus, *before)
             change = change_of(instruction)
             if change is not None:
                 self.journal.write([change])
@@ -156,6 +225,8 @@ class OneRequest(RuleBasedStateMachine):
                 self.is_waiting = True
             elif isinstance(instruction, _instructions.Publish):
                 self.published.append(instruction.ending)
+            elif isinstance(instruction, _instructions.DropCheckpoint):
+                self.kept = self.kept[:-1]
             else:
                 self.check(instruction)
                 self.pending.append(instruction)
@@ -170,6 +241,29 @@ class OneRequest(RuleBasedStateMachine):
         if isinstance(instruction, _instructions.Submit):
             assert entry.incarnation == instruction.seat.incarnation
             assert entry.ending is None
+
+    def check_hand_over(
+        self,
+        instruction: _instructions.Instruction,
+        stimulus: _stimuli.Stimulus,
+        seat: Seat | None,
+        phase: Phase,
+    ) -> None:
+        """A checkpoint that was handed over may be lost with its worker alone."""
+        if not isinstance(instruction, _instructions.Ack):
+            return
+        life = self.life(instruction.seat)
+        if life is None or life.state != "handed_over" or life.saved in (0, *self.kept):
+            return
+        is_of_use = seat == life.seat or phase is Phase.WAITING
+        is_over = self.tracker.phase is Phase.ENDED
+        is_given_up = isinstance(stimulus, _stimuli.Salvaged)
+        assert is_over or is_given_up or not is_of_use, "a checkpoint was given away"
+
+    def keep(self, life: Life) -> None:
+        """The engine gets the newest checkpoint of a worker."""
+        if life.saved and life.saved not in self.kept:
+            self.kept = [*self.kept, life.saved][-2:]
 
     def perform(  # noqa: C901  # a table
         self, instruction: _instructions.Instruction, *, is_answer_lost: bool
@@ -187,7 +281,7 @@ class OneRequest(RuleBasedStateMachine):
             return
         match instruction:
             case _instructions.Submit():
-                self.submit(life, is_answer_lost=is_answer_lost)
+                self.submit(life, instruction.attempt, is_answer_lost=is_answer_lost)
             case _instructions.Ask():
                 self.feed(_stimuli.Reached(seat))
             case _instructions.Fetch():
@@ -199,16 +293,25 @@ class OneRequest(RuleBasedStateMachine):
                 if life.state in ("queued", "running"):
                     life.state = "cancelled"
                     self.tell_state(life)
+            case _instructions.Pause():
+                life.is_paused = self.tracker.is_paused
+            case _instructions.Salvage():
+                if life.state == "handed_over":
+                    self.keep(life)
+                self.feed(_stimuli.Salvaged(seat))
             case _instructions.Ack():
                 life.state = "released" if life.state else ""
 
-    def submit(self, life: Life, *, is_answer_lost: bool) -> None:
+    def submit(self, life: Life, attempt: int, *, is_answer_lost: bool) -> None:
         if life.state == "released":
             # A worker takes an attempt again that it has released, if it is a later one.
             life.state = ""
             life.executions = 0
         if not life.state:
             life.state = "queued"
+            life.begun_at = self.kept[-1] if self.kept else 0
+            life.saved, life.is_paused = 0, False
+            life.attempt = attempt
         if is_answer_lost:
             self.feed(_stimuli.AnswerLost(life.seat))
         else:
@@ -231,7 +334,11 @@ class OneRequest(RuleBasedStateMachine):
                 error = errors.PipelineError("it raised")
                 self.tell(life, _stimuli.Finished(life.seat, Ending.FAILED, error))
             case "cancelled":
-                self.tell(life, _stimuli.Finished(life.seat, Ending.CANCELLED))
+                attempt = life.attempt
+                self.tell(life, _stimuli.Finished(life.seat, Ending.CANCELLED, attempt=attempt))
+            case "handed_over":
+                is_safe = life.saved in (0, *self.kept)
+                self.tell(life, _stimuli.HandedOver(life.seat, is_safe=is_safe))
 
     def tell(self, life: Life, stimulus: _stimuli.Stimulus) -> None:
         if life.is_connected:
@@ -253,8 +360,10 @@ class OneRequest(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """From any situation: with all workers back, everything comes to its end."""
+        self.rest(is_paused=False)
         for name in NAMES:
             self.heal(name)
+            self.lives[name].is_paused = False
         for _ in range(200):
             if self.tracker.phase is Phase.ENDED and not self.pending:
                 break
@@ -276,8 +385,10 @@ class OneRequest(RuleBasedStateMachine):
 
 def change_of(instruction: _instructions.Instruction) -> _changes.Change | None:
     match instruction:
-        case _instructions.WriteWaiting(attempt, strikes):
-            return _changes.Waiting("r", attempt, strikes)
+        case _instructions.WriteWaiting(attempt, strikes, deaths):
+            return _changes.Waiting("r", attempt, strikes, json.dumps(deaths))
+        case _instructions.WritePaused(is_paused):
+            return _changes.Paused("r", is_paused)
         case _instructions.WritePlaced(seat, attempt):
             return _changes.Placed("r", *seat, attempt)
         case _instructions.WriteAccepted(seat):
