@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 
 from kubediffusion import errors
@@ -51,6 +52,10 @@ class DiscoveredWorkers:
         self._publish = publish
         self._known: dict[str, discovery_protocol.Endpoint] = {}
         self._links: dict[str, remote.RemoteLink] = {}
+        # By name and life: they may turn out to have ended later than they left.
+        self._departed: weakref.WeakValueDictionary[tuple[str, str], remote.RemoteLink] = (
+            weakref.WeakValueDictionary()
+        )
         self._refusal: errors.KubediffusionError | None = None
         self._has_first_set = asyncio.Event()
 
@@ -80,6 +85,7 @@ class DiscoveredWorkers:
             self._drop(endpoint, is_gone=False)
         for endpoint in news.opened:
             self._open(endpoint)
+        self._bury(found)
         if news:
             logger.info(
                 "workers changed",
@@ -93,8 +99,18 @@ class DiscoveredWorkers:
 
     def _drop(self, endpoint: discovery_protocol.Endpoint, *, is_gone: bool) -> None:
         link = self._links.pop(endpoint.name, None)
-        if link is not None and is_gone:
+        if link is None:
+            return
+        if is_gone:
             link.mark_gone()
+        else:
+            self._departed[endpoint.name, endpoint.incarnation] = link
+
+    def _bury(self, found: Sequence[discovery_protocol.Endpoint]) -> None:
+        for endpoint in found:
+            link = self._departed.get((endpoint.name, endpoint.incarnation))
+            if endpoint.is_dead and endpoint.incarnation and link is not None:
+                link.mark_gone()
 
     def _open(self, endpoint: discovery_protocol.Endpoint) -> None:
         try:
