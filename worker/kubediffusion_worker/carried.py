@@ -24,9 +24,9 @@ def values_of(part: object, path: str, depth: int = 0) -> dict[str, Any]:
     for name, value in vars(part).items():
         if name == _CONFIG or callable(value):
             continue
-        if _is_plain(value):
+        if is_plain(value):
             values[name] = value
-        elif _is_part(value):
+        elif is_part(value):
             if depth == _MAX_DEPTH:
                 raise runs.NotCapturableError(f"{path}.{name} is nested too deeply")
             parts[name] = values_of(value, f"{path}.{name}", depth + 1)
@@ -46,7 +46,8 @@ def numbered(parts: Iterable[object]) -> dict[str, object]:
     return {str(number): part for number, part in enumerate(unique.values())}
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Tells whether a value has a form as data."""
     try:
         trees.flatten(value, {}, "value")
     except runs.NotCapturableError:
@@ -54,7 +55,8 @@ def _is_plain(value: object) -> bool:
     return True
 
 
-def _is_part(value: object) -> bool:
+def is_part(value: object) -> bool:
+    """Tells whether a value is an object of diffusers, but no module."""
     return (
         type(value).__module__.partition(".")[0] == "diffusers"
         and hasattr(value, "__dict__")

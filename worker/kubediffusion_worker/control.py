@@ -1,6 +1,8 @@
 """Follows one run at the seams of its pipeline: progress, cancel, boundaries."""
 
+import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +57,7 @@ class RunControl:
         self._has_stepped = False
         self._recording = recording.Recording()
         self._resumption: Resumption | None = None
-        self._following: seams.ModuleCall | None = None
+        self._following: tuple[seams.ModuleCall, types.FrameType] | None = None
         self._step_began: float | None = None
         self.step_seconds: list[float] = []
         self.has_computed = False
@@ -135,7 +137,7 @@ class RunControl:
         """
         if self._following is None:
             raise runs.NotCapturableError("the run is not at a boundary")
-        return self._recording.capture(self._following, tensors)
+        return self._recording.capture(*self._following, tensors)
 
     def timesteps_set(self, scheduler: object) -> None:
         """Takes note that a loop will begin; see `seams.Seams`."""
@@ -181,6 +183,7 @@ class RunControl:
                 self._step_began = self._clock()
         if self._is_calling:
             return call.run()  # Within another module.
+        self._recording.approached(call)
         self._is_calling = True
         try:
             if self._resumption is not None:
@@ -198,7 +201,7 @@ class RunControl:
                 return
             self._catch_up(self._resumption, call)
         # Within another module's call there is nowhere to go on.
-        self._following = None if self._is_calling else call
+        self._following = None if self._is_calling else (call, sys._getframe(1))
         try:
             self._observer.boundary()
         finally:
@@ -206,7 +209,7 @@ class RunControl:
         self.check()
 
     def _catch_up(self, resumption: "Resumption", call: seams.ModuleCall) -> None:
-        resumption.replay.catch_up(call)
+        resumption.replay.catch_up(call, sys._getframe(2))
         if self._count.done != resumption.step:
             raise replay.DivergedError
         self._resumption = None

@@ -204,6 +204,7 @@ class PipelineRun:
                 saved.tensors,
                 device=self._shared.torch_device,
                 record=self._control.recording,
+                is_strict=self._exactness == worker_pb2.EXACTNESS_EXACT,
             ),
             step=saved.step,
             exactness=self._exactness,

@@ -5,6 +5,8 @@ still holds: the rest has gone into it. Everything is cheap until a checkpoint i
 """
 
 import hashlib
+import sys
+import types
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +27,10 @@ from kubediffusion_worker import (
     step_caches,
     tapes,
     trees,
+    variables,
 )
 
+_MIN_PART_BYTES = 1_000_000
 _ENCODER_PACKAGES = ("transformers", "autoencoders")
 
 
@@ -79,6 +83,9 @@ class Recording:
         self._streams: dict[int, _Stream] = {}
         self._sealed: list[_Kept] = []
         self._passed: list[tuple[int, list[weakref.ref[torch.Tensor]]]] = []
+        self._constants = variables.Known()
+        self._approached: str | None = ""
+        """The module that was called last before a loop; None within one."""
 
     @property
     def tape(self) -> Sequence[int]:
@@ -119,8 +126,16 @@ class Recording:
         """Returns the number of a scheduler."""
         return self._stream(scheduler).number
 
+    def approached(self, call: seams.ModuleCall) -> None:
+        """Takes note that a module is about to be called."""
+        if self._approached is not None and self._approached != call.name:
+            # What there is before a loop's first call of it does not come from the loop.
+            self._approached = call.name
+            self._constants = variables.known_at(sys._getframe(1))
+
     def timesteps_set(self, scheduler: object) -> None:
         """Takes note that a scheduler is ready for a loop."""
+        self._approached = ""
         stream = self._stream(scheduler)
         after = solver_state.attributes(scheduler)
         stream.baseline.update(stream.attributes, after)
@@ -141,6 +156,7 @@ class Recording:
 
     def stepped(self, call: seams.StepCall, output: object) -> None:
         """Takes note that a scheduler has stepped."""
+        self._approached = None
         stream = self._stream(call.scheduler)
         timestep = call.argument("timestep")
         is_first = self.is_first(call)
@@ -198,20 +214,31 @@ class Recording:
         """Makes torch's generators what they were."""
         self._random.restore(states)
 
-    def restore_surroundings(self, kept: Mapping[str, Any]) -> None:
-        """Makes what is beside the loop what it was when it was captured."""
+    def restore_surroundings(
+        self, kept: Mapping[str, Any], seam: types.FrameType, *, is_strict: bool
+    ) -> None:
+        """Makes what is beside the loop what it was when it was captured.
+
+        Raises:
+            variables.ChangedError: What is made again has not come to the same, and is strict.
+        """
+        variables.restore(seam, kept["variables"], is_strict=is_strict)
         self._random.restore_others(kept["other_randomness"])
         for number, guider in self._guiders.items():
             carried.restore(guider, kept["guiders"][number])
         self.caches.restore(kept["caches"])
 
     def capture(
-        self, following: seams.ModuleCall, tensors: dict[str, torch.Tensor]
+        self,
+        following: seams.ModuleCall,
+        seam: types.FrameType,
+        tensors: dict[str, torch.Tensor],
     ) -> dict[str, Any]:
         """Returns what the call needs to go on from this boundary, as JSON.
 
         Args:
             following: What is about to be called.
+            seam: Where it is called.
             tensors: Takes copies of the tensors that it needs.
 
         Raises:
@@ -233,6 +260,7 @@ class Recording:
                 for number, guider in self._guiders.items()
             },
             "caches": self.caches.capture(),
+            "variables": self._variables(seam),
         }
         return {
             "next": {"name": following.name, "style": style_of(following)},
@@ -259,6 +287,15 @@ class Recording:
             ):
                 wanted[place] = {"place": place, "tensors": alive}
         return iter([wanted[place] for place in sorted(wanted)])
+
+    def _variables(self, seam: types.FrameType) -> variables.Saved:
+        kept = [each for stream in self._streams.values() for each in stream.current]
+        returned = [reference() for each in kept for reference in each.originals]
+        handed_out = variables.Known(each for each in returned if each is not None)
+        size = sum(each.nbytes for one in kept for each in one.tensors)
+        return variables.capture(
+            seam, (self._constants, handed_out), max_bytes=max(size * 4, _MIN_PART_BYTES)
+        )
 
     def _steps(self) -> Iterator[tapes.Stepped]:
         return (event for event in self._events if isinstance(event, tapes.Stepped))

@@ -6,6 +6,7 @@ give what they gave, and leave the scheduler and the random generators as they d
 """
 
 import contextlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from kubediffusion_worker import (
     seams,
     tapes,
     trees,
+    variables,
 )
 
 
@@ -36,6 +38,7 @@ class Replay:
         *,
         device: torch.device,
         record: recording.Recording,
+        is_strict: bool,
     ) -> None:
         """Reads what was captured by `recording.Recording.capture`.
 
@@ -44,12 +47,14 @@ class Replay:
             tensors: By the names that it has for them.
             device: Where the pipeline computes.
             record: Of the call that is about to be made.
+            is_strict: Whether what is computed again must have the same bits.
 
         Raises:
             errors.InvalidCheckpointError: It is no such recording.
         """
         self._device = device
         self._record = record
+        self._is_strict = is_strict
         try:
             self._events = [tapes.from_json(each) for each in body["events"]]
             self._tape = [self._events[int(number)] for number in body["tape"]]
@@ -127,7 +132,7 @@ class Replay:
         self._check_last()
         return output
 
-    def catch_up(self, following: seams.ModuleCall) -> None:
+    def catch_up(self, following: seams.ModuleCall, seam: types.FrameType) -> None:
         """Makes everything beside the loop what it was at the checkpoint.
 
         Raises:
@@ -140,7 +145,10 @@ class Replay:
         if not random_state.agree(self._record.random_states(), kept["randomness"]):
             raise DivergedError
         self._record.restore_random(kept["randomness"])
-        self._record.restore_surroundings(kept)
+        try:
+            self._record.restore_surroundings(kept, seam, is_strict=self._is_strict)
+        except (variables.ChangedError, KeyError, TypeError, AttributeError) as error:
+            raise DivergedError from error
 
     def _expected(self, kind: type[tapes.Event]) -> Any:
         place = self._place

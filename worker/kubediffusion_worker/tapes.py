@@ -14,6 +14,9 @@ from kubediffusion_wire import errors
 
 FORWARD = "forward"
 
+_ITERATIONS_TO_JUDGE_BY = 3
+"""Of a loop, until an encoder that is called in each of them is taken for a denoiser."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimestepsSet:
@@ -116,8 +119,8 @@ def skippable(tape: Sequence[Event], following: "Approach") -> frozenset[int]:
     for gap in inner:
         for place in gap.calls:
             call = _called(tape, place)
-            is_frequent = 2 * frequency[call.name] > len(inner)
-            if _may_be_skipped(call) and (is_frequent or not call.is_encoder):
+            is_constant = frequency[call.name] == len(inner) >= _ITERATIONS_TO_JUDGE_BY
+            if _may_be_skipped(call) and (is_constant or not call.is_encoder):
                 found.add(place)
     for gap, after in itertools.zip_longest(gaps, gaps[1:]):
         if gap is not None and gap.is_head:
