@@ -51,6 +51,10 @@ LOOK_SECONDS = 1.0
 """Between two looks at gauges and memory."""
 
 
+_TOO_MANY = frozenset({"progress", "preview", "checkpointed"})
+"""Events that are not logged: they come every few seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a worker will never serve again."""
@@ -292,7 +296,7 @@ class Conductor:
 
     def _note_event(self, instruction: instructions.Emit) -> None:
         kind = instruction.event.WhichOneof("event") or ""
-        if kind in ("progress", "preview"):
+        if kind in _TOO_MANY:
             return
         facts = {**_ids(instruction.key), "event": kind}
         if trace := self.traces.get(instruction.key):

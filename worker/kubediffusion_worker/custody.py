@@ -45,6 +45,7 @@ class Custody:
         self.vault = saving.Vault()
         self.imports = imports.Imports(limits)
         self.writer = writer
+        self._unsaved: set[identity.GenerationKey] = set()
         self._wishes = saving.Wishes()
         self._machine = machine
         self._tell = tell
@@ -125,6 +126,7 @@ class Custody:
 
     def free(self, key: identity.GenerationKey) -> None:
         """Forget a generation."""
+        self._unsaved.discard(key)
         if self.writer is not None:
             self.writer.remove(key)
 
@@ -170,6 +172,9 @@ class Custody:
 
     def _note_failure(self, key: identity.GenerationKey, reason: str) -> None:
         self._metrics.checkpoint_failures.labels("memory").inc()
+        if key in self._unsaved:
+            return  # Said once.
+        self._unsaved.add(key)
         logger.info(
             "Generation was not saved",
             extra={"engine_id": key.engine_id, "request_id": key.request_id, "cause": reason},

@@ -33,13 +33,13 @@ class Easel:
         self._is_drawing = False
 
     def put(self, picture: runs.PreviewData) -> bool:
-        """Take a preview, instead of one that waits; return whether to call `draw`."""
+        """Take a preview, instead of one that waits; return whether `draw` must be called."""
         self._picture = picture
-        return not self._is_drawing
+        is_idle, self._is_drawing = not self._is_drawing, True
+        return is_idle
 
     async def draw(self) -> None:
         """Encode what waits, and tell of it."""
-        self._is_drawing = True
         loop = asyncio.get_running_loop()
         try:
             while self._picture is not None:
