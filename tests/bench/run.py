@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print_exception()
             failed = True
         console.print(f"{name} measured in {time.perf_counter() - started:.0f} s")
-    facts["load_average_at_end"] = [round(load, 2) for load in os.getloadavg()]
-    if options.json:
-        pathlib.Path(options.json).write_text(figures.to_json(measured, facts), "utf-8")
+        facts["load_average_at_end"] = [round(load, 2) for load in os.getloadavg()]
+        # After each row: a run that is broken off keeps what it has.
+        if options.json:
+            pathlib.Path(options.json).write_text(figures.to_json(measured, facts), "utf-8")
     _print(measured, facts)
     return int(failed)
 
