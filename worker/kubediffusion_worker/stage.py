@@ -106,6 +106,8 @@ class Stage:
         self._turn_of: int | None = None
         self._turn_seconds = 0.0
         self._turns = itertools.count()
+        self._has_news = False
+        """Whether somebody else may have to go on than who was chosen."""
         self._is_closing = False
         self._is_halted = False
 
@@ -199,8 +201,9 @@ class Stage:
     def _goes_on(self, act: Act) -> bool:
         if act.is_paused:
             return False
-        if len(self._acts) == 1 and not self._jobs:
-            return True
+        has_news, self._has_news = self._has_news, False
+        if not has_news and self._turn_of == act.number and self._turn_seconds < hub.TURN_SECONDS:
+            return True  # Nothing has happened since it was chosen.
         return self._next() is act
 
     def _makes_way(self, act: Act) -> bool:
@@ -297,8 +300,10 @@ class Stage:
 
     def _take_orders(self) -> None:
         while not self._orders.empty():
+            self._has_news = True
             self._orders.get()()
 
     def _wait(self) -> None:
         self.pulse.begin(vitals.Activity.IDLE)
+        self._has_news = True
         self._orders.get()()
