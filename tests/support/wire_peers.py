@@ -1,7 +1,7 @@
 """Clients of HTTP/2 that connect, greet, and never say anything again.
 
-`python tests/support/wire_peers.py NAME=ADDRESS…` connects to each address and prints
-"NAME is pinged" and "NAME is left" when the server at its other end does so.
+`python tests/support/wire_peers.py NAME=ADDRESS…` connects to one address after the other, a
+second apart, and prints "NAME is pinged" and "NAME is left" when the server does so.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ _PING = 6
 """Types of frames; see RFC 9113, section 6."""
 
 
-async def be_silent(name: str, address: str) -> None:
-    """Tells what a server does to a client that answers nothing."""
+async def be_silent(name: str, address: str, delay: float) -> None:
+    """Tells what a server does to a client that answers nothing, from some seconds on."""
+    await asyncio.sleep(delay)
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(_GREETING + _EMPTY_SETTINGS)
@@ -29,9 +30,10 @@ async def be_silent(name: str, address: str) -> None:
 
 
 async def run(targets: list[str]) -> None:
-    """Is all the clients at once."""
+    """Is all the clients."""
     pairs = [target.split("=", 1) for target in targets]
-    await asyncio.gather(*(be_silent(name, address) for name, address in pairs))
+    clients = [be_silent(name, address, delay) for delay, (name, address) in enumerate(pairs)]
+    await asyncio.gather(*clients)
 
 
 def say(line: str) -> None:

@@ -58,7 +58,7 @@ def scenes() -> Iterator[Scenes]:
             start("wire_client", "quiet:600", late.line()),
             start("wire_client", "quiet:600", lively_address),
         ]
-        dead_clients = start("wire_peers", f"a={lively_address}", f"b={lenient.line()}")
+        dead_clients = start("wire_peers", f"b={lenient.line()}", f"a={lively_address}")
         first_pause = start("wire_reconnects", "grpc.initial_reconnect_backoff_ms", "5")
         last_pause = start("wire_reconnects", "grpc.max_reconnect_backoff_ms", "13")
         for client in clients:
@@ -260,7 +260,8 @@ def test_a_stopped_client_is_noticed_by_the_worker(scenes: Scenes) -> None:
 
 
 def test_a_dead_client_without_any_call_is_noticed_by_the_worker(scenes: Scenes) -> None:
-    # Client b has a server that waits for pongs as long as gRPC does by default.
+    # Client b, who comes first, has a server that waits for pongs as long as gRPC does by
+    # default.
     said = []
     while not said or not said[-1].endswith("is left"):
         said.append(scenes.dead_clients.line())
