@@ -28,6 +28,10 @@ OTHER_PHASES = 10.0
 first steps that compile, decoding."""
 
 
+COMPILING = 3.0
+"""How much longer still where the first steps compile the model."""
+
+
 class Host(Protocol):
     """What the watch needs of the engine's core."""
 
@@ -79,49 +83,66 @@ class HangWatch:
 
     async def _ask(self, session: _session.Session, suspects: list[_record.Record]) -> None:
         """Give up what a worker has if it confirms that nothing moves there."""
-        ages: list[float] = []
-        states = [worker_pb2.GENERATION_STATE_RUNNING]
+        request = worker_pb2.ListGenerationsRequest(states=[worker_pb2.GENERATION_STATE_RUNNING])
+        running: list[worker_pb2.Generation] = []
         try:
-            async for page in session.link.list_generations(
-                worker_pb2.ListGenerationsRequest(states=states)
-            ):
-                ages += [each.progress_age.ToNanoseconds() / 1e9 for each in page.generations]
+            async for page in session.link.list_generations(request):
+                running += page.generations
         except errors.KubediffusionError:
             return  # Its session will find out.
+        is_compiling = session.worker.fingerprint_facts.get("compile") == "True"
+        if not running or any(is_moving(each, self._settings, is_compiling) for each in running):
+            return
         seat, now = session.seat, time.monotonic()
-        hung = [
-            record
-            for record in suspects
-            if record.tracker.seat == seat
-            and is_silent(record, now, self._settings)
-            and min(ages, default=0.0) > limit(record, self._settings)
-        ]
-        if hung:
-            session.is_hung = True
-        for record in hung:
-            logger.warning(
-                "generation hangs and goes elsewhere",
-                extra={"generation": record.request_id, "worker": seat.worker},
-            )
-            self._host.feed(record, _stimuli.Hung(seat))
+        for record in suspects:
+            if record.tracker.seat == seat and is_silent(record, now, self._settings):
+                session.is_hung = True
+                logger.warning(
+                    "generation hangs and goes elsewhere",
+                    extra={"generation": record.request_id, "worker": seat.worker},
+                )
+                self._host.feed(record, _stimuli.Hung(seat))
 
 
 def is_silent(record: _record.Record, now: float, settings: _settings.EngineSettings) -> bool:
     """Tell whether a generation that runs has not been heard of for too long."""
+    tracker = record.tracker
     is_running = (
-        record.tracker.phase is _tracker.Phase.RUNNING
-        and record.tracker.is_started
+        tracker.phase is _tracker.Phase.RUNNING
+        and tracker.is_started
         and record.state is _events.GenerationState.RUNNING
     )
-    return is_running and now - record.heard > limit(record, settings)
-
-
-def limit(record: _record.Record, settings: _settings.EngineSettings) -> float:
-    """Return the seconds for which a generation may be silent in its phase."""
-    tracker = record.tracker
-    # The first steps may compile, or load what later ones find in place.
-    is_denoising = tracker.step - tracker.resumed_from >= 2
+    if not is_running:
+        return False
+    fresh = tracker.step - tracker.resumed_from
     is_decoding = 0 < tracker.total <= tracker.step
-    if not is_denoising or is_decoding:
+    allowed = limit(settings, 0 if is_decoding else fresh, record.step_seconds)
+    return now - record.heard > allowed
+
+
+def is_moving(
+    generation: worker_pb2.Generation,
+    settings: _settings.EngineSettings,
+    is_compiling: bool,
+) -> bool:
+    """Tell whether a generation, by its worker's own word, has made progress lately."""
+    progress = generation.progress
+    is_decoding = 0 < progress.total <= progress.step
+    allowed = limit(settings, 0 if is_decoding else progress.step, progress.seconds_per_step)
+    if is_compiling and progress.step < 2:
+        allowed *= COMPILING
+    return generation.progress_age.ToNanoseconds() / 1e9 <= allowed
+
+
+def limit(settings: _settings.EngineSettings, steps: int, step_seconds: float) -> float:
+    """Return the seconds for which a generation may make no progress.
+
+    Args:
+        settings: Of the engine.
+        steps: That it has taken in this life; 0 also while it encodes or decodes.
+        step_seconds: That one takes.
+    """
+    # The first steps may compile, or load what later ones find in place.
+    if steps < 2:
         return settings.hang_seconds * OTHER_PHASES
-    return max(settings.hang_seconds, settings.hang_factor * record.step_seconds)
+    return max(settings.hang_seconds, settings.hang_factor * step_seconds)

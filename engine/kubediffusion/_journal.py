@@ -195,6 +195,10 @@ class SqliteJournal:
         with self._translated("prune"), self._transaction():
             rows = self._database.execute(query, (ended_before, max_count, max_bytes)).fetchall()
             self._database.executemany("DELETE FROM request WHERE request_id = ?", rows)
+            self._database.execute(
+                "DELETE FROM checkpoint WHERE request_id NOT IN "
+                "(SELECT request_id FROM request WHERE ending IS NULL)"
+            )
         return [row[0] for row in rows]
 
     def close(self) -> None:

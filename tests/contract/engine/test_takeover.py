@@ -384,6 +384,41 @@ def test_generation_that_waits_for_others_on_its_worker_does_not_hang(
         assert generation.attempt == 1
 
 
+def test_worker_that_is_at_the_end_of_another_generation_does_not_hang(
+    fleet: Fleet, a: Worker, b: Worker
+) -> None:
+    fleet.do(b.cut)
+    with fleet.engine(hang_seconds=0.05, hang_factor=0.001) as engine:
+        generation = begin(fleet, engine, a)
+        for step in (1, 2, 3):
+            fleet.do(a.step, "r", step)
+        engine.submit({"prompt": "q", "request_id": "decoding"})
+        fleet.until(lambda: "decoding" in a.held)
+        fleet.do(a.start, "decoding")
+        fleet.do(a.step, "decoding", 10)
+        fleet.do(a.ages.update, r=0.3, decoding=0.3)
+        asked = a.listings
+        fleet.until(lambda: a.listings > asked + 3)
+        assert generation.attempt == 1
+
+
+def test_worker_that_moves_again_gets_work_again(fleet: Fleet, a: Worker, b: Worker) -> None:
+    fleet.do(b.cut)
+    with fleet.engine(hang_seconds=0.05, hang_factor=0.001) as engine:
+        generation = begin(fleet, engine, a)
+        for step in (1, 2, 3):
+            fleet.do(a.step, "r", step)
+        save(fleet, a, 3)
+        stuck = a.held["r"]
+        fleet.do(a.ages.update, r=1.0)
+        fleet.until(lambda: stuck.wishes == ["cancel"])
+        assert generation.attempt == 2
+        fleet.do(a.ages.clear)
+        fleet.do(a.tell, "r", cancelled=worker_pb2.CancelledEvent())
+        fleet.until(lambda: len(a.submitted) == 2)
+        assert came_with(a, 3)
+
+
 def test_paused_generation_stays_paused_on_its_next_worker(
     fleet: Fleet, engine: kubediffusion.DiffusionEngine, a: Worker, b: Worker
 ) -> None:

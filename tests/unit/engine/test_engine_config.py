@@ -153,3 +153,18 @@ def test_adapters_have_names(given: str | dict[str, str] | None, sources: dict[s
     settings = OmniDiffusionConfig(lora_path=given, lora_scale=0.5).freeze()
     assert settings.adapters == sources
     assert settings.default_adapters == tuple((name, 0.5) for name in sources)
+
+
+def test_checkpoints_are_fetched_unless_the_user_says_otherwise() -> None:
+    assert OmniDiffusionConfig().freeze().checkpoint.fetch
+    assert not OmniDiffusionConfig(checkpoint=False).freeze().checkpoint.fetch
+    policy = OmniDiffusionConfig(checkpoint={"keep": 3, "max_bytes": 10}).freeze().checkpoint
+    assert (policy.fetch, policy.keep, policy.max_bytes) == (True, 3, 10)
+
+
+@pytest.mark.parametrize(
+    "given", [{"keeps": 3}, {"keep": 0}, {"keep": True}, {"fetch": 1}, {"total_bytes": "1 GB"}]
+)
+def test_wrong_checkpoint_policy_is_refused_by_name(given: dict[str, object]) -> None:
+    with pytest.raises(errors.ConfigError, match=next(iter(given))):
+        OmniDiffusionConfig(checkpoint=given).freeze()
