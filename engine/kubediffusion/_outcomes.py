@@ -122,6 +122,7 @@ class Outcomes:
         is_stored = record.is_kept if is_success else self._ledger.journal.is_durable
         record.is_kept = is_written and is_stored
         self._keeper.forget(record)
+        record.resuming = None
         if record.header is not None:
             self._dispatcher.learn(record.header.metrics.compute_seconds)
 

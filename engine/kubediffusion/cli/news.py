@@ -160,6 +160,10 @@ def _engine_note(event: "_events.GenerationEvent") -> str:
             return f"{event.worker or 'its worker'} lost it; another worker will go on"
         case "resumed":
             return f"{resumption(event.step, event.exactness)}, on {event.worker}"
+        case "waiting":
+            return f"waits: {event.reason}"
+        case "checkpoint_lost":
+            return f"goes on without a newer checkpoint: {event.reason}"
         case "gap":
             return "earlier events are lost"
         case _:

@@ -133,6 +133,24 @@ def test_drained_worker_hands_over_and_takes_work_again(
         assert again.result(timeout=PATIENCE).worker == first
 
 
+def test_generation_that_hangs_goes_on_elsewhere(
+    registry: pathlib.Path, pair: dict[str, served.Process], tmp_path: pathlib.Path
+) -> None:
+    flag = tmp_path / "go"
+    flag.touch()
+    task = request()
+    task["extra_args"]["wait_for"] = str(flag)
+    with engine_over(registry, hang_seconds=1.0, hang_factor=0.001) as engine:
+        generation = engine.submit(task)
+        reach(generation, 3)
+        info = generation.checkpoint()
+        flag.unlink()  # Its thread stands still now, and its process answers.
+        next(event for event in generation if event.kind == "moved")
+        flag.touch()
+        _, resumed = check(generation)
+        assert resumed >= info.step
+
+
 def test_next_engine_goes_on_from_the_journal_on_a_new_worker(
     registry: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
