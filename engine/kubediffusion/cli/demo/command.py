@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from kubediffusion.cli import displays, exits, options, requests, worker
+from kubediffusion.cli import displays, exits, options, worker
 from kubediffusion.cli.demo import play, prompts, summary
 
 
@@ -38,14 +38,14 @@ from kubediffusion.cli.demo import play, prompts, summary
 @click.option(
     "--steps",
     type=click.IntRange(2, 1000),
-    default=requests.DEMO_STEPS,
+    default=40,
     show_default=True,
     help="Of each generation.",
 )
 @click.option(
     "--long-steps",
     type=click.IntRange(4, 10_000),
-    default=200,
+    default=160,
     show_default=True,
     help="Of the generation whose worker is killed.",
 )
