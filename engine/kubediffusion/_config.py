@@ -160,7 +160,8 @@ class OmniDiffusionConfig:
     """Bytes of the requests of all unfinished generations, likewise."""
 
     max_attempts: int = 16
-    """Workers that may be lost under one generation before it fails."""
+    """Attempts in a row that may come to nothing before a generation fails. Those that got
+    further than their checkpoint, waited for their turn, or were handed over do not count."""
 
     progress_interval: float = 0.1
     """Seconds between two progress events of a generation, at least."""

@@ -74,6 +74,8 @@ class Tracker:
     """Step of the checkpoint that the current attempt went on from; 0 for none."""
     failures: int = 0
     """Placements in a row that came to nothing."""
+    fruitless: int = 0
+    """Attempts in a row that came to nothing; at `max_attempts` it ends."""
     strays: set[_stimuli.Seat] = field(default_factory=set)
     """Other seats at which the generation may still be alive."""
     dismissed: set[_stimuli.Seat] = field(default_factory=set)
@@ -146,6 +148,8 @@ class Tracker:
         if stimulus.seat == self.seat:
             self.is_started = True
             self.failures = 0
+            if stimulus.step > self.resumed_from:
+                self.fruitless = 0
             self.step, self.total = stimulus.step, stimulus.total
         yield from ()
 
@@ -209,7 +213,7 @@ class Tracker:
             yield from self._leave(is_new_attempt=True, ack=stimulus.seat)
         elif isinstance(stimulus.error, _BAD_CHECKPOINT):
             yield _instructions.DropCheckpoint()
-            yield from self._leave(is_new_attempt=True, is_failure=False, ack=stimulus.seat)
+            yield from self._leave(is_new_attempt=True, ack=stimulus.seat)
         else:
             yield from self._end(stimulus.ending, stimulus.error, ack=stimulus.seat)
 
@@ -266,7 +270,17 @@ class Tracker:
         if stimulus.seat != self.seat:
             return
         self._count_death()
-        yield from self._leave(is_new_attempt=True)
+        is_failure = self._is_fruitless
+        yield from self._leave(is_new_attempt=True, is_failure=is_failure)
+
+    @property
+    def _is_fruitless(self) -> bool:
+        """Whether the current attempt was begun and has got nowhere.
+
+        Else its loss does not count: it waited for its turn, or the next one goes on from
+        where it was.
+        """
+        return self.is_started and self.step <= self.resumed_from
 
     def _count_death(self) -> None:
         if self._died_without_progress():
@@ -292,14 +306,14 @@ class Tracker:
         if stimulus.seat != self.seat:
             return
         self.strays.add(stimulus.seat)
-        yield from self._leave(is_new_attempt=True)
+        yield from self._leave(is_new_attempt=True, is_failure=self._is_fruitless)
 
     def _hung(self, stimulus: _stimuli.Hung) -> Instructions:
         if stimulus.seat != self.seat or self.phase is not Phase.RUNNING:
             return
         self._count_death()
         yield from self._dismiss(stimulus.seat)
-        yield from self._leave(is_new_attempt=True)
+        yield from self._leave(is_new_attempt=True, is_failure=self._is_fruitless)
 
     def _forget(self, seat: _stimuli.Seat) -> None:
         """The generation is not, or no longer, at a seat."""
@@ -320,7 +334,8 @@ class Tracker:
         if self.is_cancelling:
             yield from self._end(_stimuli.Ending.CANCELLED, ack=ack)
             return
-        hopeless = self._why_hopeless(is_new_attempt, error)
+        self.fruitless += is_new_attempt and is_failure
+        hopeless = self._why_hopeless(error)
         if hopeless is not None:
             yield from self._end(_stimuli.Ending.FAILED, hopeless, ack=ack)
             return
@@ -334,7 +349,7 @@ class Tracker:
             yield _instructions.Queue(self.failures if is_failure else 0)
 
     def _why_hopeless(
-        self, is_new_attempt: bool, error: errors.KubediffusionError | None
+        self, error: errors.KubediffusionError | None
     ) -> errors.KubediffusionError | None:
         if self.strikes >= POISON_STRIKES:
             return errors.PoisonedError(
@@ -349,9 +364,9 @@ class Tracker:
                 "the worker that had this generation has lost it, and this engine does not "
                 "know the request; submit it again under the same id"
             )
-        if is_new_attempt and self.attempt >= self.max_attempts:
+        if self.fruitless >= self.max_attempts:
             return error or errors.WorkerGoneError(
-                f"gave up after {self.attempt} attempts, each of which lost its worker"
+                f"gave up after {self.fruitless} attempts in a row that came to nothing"
             )
         return None
 

@@ -101,7 +101,7 @@ def test_dead_worker_gives_the_request_to_another_with_a_new_attempt() -> None:
     tracker = running()
     assert tracker.handle(_stimuli.Lost(A)) == (
         _instructions.WriteWaiting(2, 0),
-        _instructions.Queue(1),
+        _instructions.Queue(0),
     )
     assert tracker.handle(_stimuli.Assigned(B))[1] == _instructions.Submit(B, 2)
 
@@ -190,8 +190,25 @@ def test_unknown_request_whose_worker_died_cannot_go_on() -> None:
 
 def test_attempts_are_bounded() -> None:
     tracker = running(max_attempts=1)
+    tracker.handle(_stimuli.Progressed(A, 0, 0))
     told = tracker.handle(_stimuli.Lost(A))
     assert kinds(told) == ["WriteEnded", "Publish"]
+
+
+def test_losses_while_waiting_or_getting_on_do_not_count_as_attempts() -> None:
+    tracker = Tracker(max_attempts=2)
+    for number in range(40):
+        seat = Seat("a", str(number))
+        tracker.handle(_stimuli.Assigned(seat))
+        tracker.handle(_stimuli.Accepted(seat))
+        if number % 4 == 1:
+            tracker.handle(_stimuli.Resumed(seat, number))
+            tracker.handle(_stimuli.Progressed(seat, number + 1, 99))
+        if number % 4 == 2:
+            tracker.handle(_stimuli.HandedOver(seat))
+        else:
+            tracker.handle(_stimuli.Lost(seat) if number % 4 else _stimuli.Unreachable(seat))
+    assert (tracker.phase, tracker.attempt) == (Phase.WAITING, 41)
 
 
 def test_two_deaths_before_any_step_poison_the_request() -> None:
