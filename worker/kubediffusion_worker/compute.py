@@ -7,6 +7,7 @@ usefulness.
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import threading
 import time
@@ -160,6 +161,7 @@ class Attempt:
     def begin(self, thread: ComputeThread, reports: Reports) -> None:
         """Give the run to the compute thread; once."""
         played = performance.Performance(self._order, thread.stage, thread.post, reports)
+        self._order = dataclasses.replace(self._order, checkpoint=None)
         act = stage.Act(self.number, played, priority=self._priority, deadline=self._deadline)
         played.act = act
         self._given = _Given(played, act, thread.stage)

@@ -1,5 +1,6 @@
 """One run as a generation on the stage: how it computes, what it reports, when it is saved."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -163,15 +164,11 @@ class Performance:
         self._tell(self._reports.unpaused)
 
     def _execute(self) -> Ending:
-        order = self._order
         try:
             with self._lock:
                 if self._is_cancelled:
                     return runs.RunCancelled()
-                self.fingerprint = order.pipeline.fingerprint_for(order.spec)
-                self._run = order.pipeline.start_run(
-                    order.spec, seed=order.seed, observer=self.relay, checkpoint=order.checkpoint
-                )
+                self._run = self._start()
             return self._run.execute()
         except runs.RunCancelled:
             return runs.RunCancelled()
@@ -184,6 +181,15 @@ class Performance:
             return errors.PipelineError(f"the pipeline raised {type(error).__name__}")
         finally:
             self._run = None
+
+    def _start(self) -> runs.Run:
+        order = self._order
+        # The run has it now, and lets go of it as soon as it can.
+        self._order = dataclasses.replace(order, checkpoint=None)
+        self.fingerprint = order.pipeline.fingerprint_for(order.spec)
+        return order.pipeline.start_run(
+            order.spec, seed=order.seed, observer=self.relay, checkpoint=order.checkpoint
+        )
 
     def _problem_after(self, ending: Ending) -> str:
         """Return what is wrong with the device, if anything; a doubtful ending has it tested."""
