@@ -36,7 +36,7 @@ _STEPS = 10
 def measure(settings: figures.Settings) -> Sequence[figures.Figure]:
     """Makes images of the demo model on all cores both ways, in turns."""
     cores = os.cpu_count() or 1
-    each = 1 if settings.is_quick else 4
+    each = 1 if settings.is_quick else 2
     plain = [_PlainProcess() for _ in range(cores)]
     try:
         with (
