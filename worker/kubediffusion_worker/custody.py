@@ -90,7 +90,8 @@ class Custody:
         if saved is not None and not problem:
             saving.fulfil(answers, saved.info)
             return
-        self._note_failure(key, problem)
+        if key in self._machine.live:
+            self._note_failure(key, problem)
         self._tell(stimuli.NotSaved(now=self._clock(), run=run))
         saving.refuse(answers, refusals.not_saved(key, problem))
 
