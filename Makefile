@@ -13,7 +13,7 @@ TORCH_REQUIREMENT ?= torch
 export PYTHON TORCH_REQUIREMENT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest check bench proto reference clean environment-check
+.PHONY: help demo test test-matrix test-lowest check bench proto reference clean environment-check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -26,6 +26,10 @@ demo: ## Watch workers outlive the engine that drives them
 test: ## Run the tests
 	@tools/environment.sh test
 	@$(BIN)/pytest $(ARGS)
+
+test-matrix: ## Try every pipeline with every scheduler, and write the table of the docs
+	@tools/environment.sh test
+	@$(BIN)/python tests/support/resume_matrix.py docs/reference/resume-matrix.md
 
 check: environment-check ## Run every check but the tests
 	@$(MAKE) --no-print-directory --keep-going --output-sync=target -j2 $(CHECKS)
