@@ -1,4 +1,4 @@
-"""P3: what step control adds to each denoising step, without checkpoints."""
+"""P3: what step control adds to each denoising step, without checkpoints and with them."""
 
 import os
 
@@ -16,6 +16,8 @@ from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_worker import runs
 
 _STEPS = 400
+_STEPS_PER_CHECKPOINT = 10
+_POLICY_SECONDS = 2.0
 
 
 class _Observer:
@@ -40,6 +42,19 @@ class _Observer:
         pass
 
 
+class _Saver(_Observer):
+    """Captures checkpoints, and leaves writing them to others."""
+
+    def __init__(self) -> None:
+        self.run: runs.Run | None = None
+        self._boundaries = 0
+
+    def boundary(self) -> None:
+        self._boundaries += 1
+        if self.run is not None and self._boundaries % _STEPS_PER_CHECKPOINT == 0:
+            self.run.capture()
+
+
 def measure(settings: figures.Settings) -> Sequence[figures.Figure]:
     """Runs a pipeline with a denoiser that does nothing, plain and controlled, in turns."""
     plain_pipeline = bench_worker.sleeping_pipeline()
@@ -61,7 +76,18 @@ def measure(settings: figures.Settings) -> Sequence[figures.Figure]:
         run.execute()
         return time.perf_counter() - started
 
-    with_control, without = figures.in_turns([controlled, plain], settings.rounds * 2)
+    def saved() -> float:
+        saver = _Saver()
+        saver.run = shared.start_run(spec, seed=1, observer=saver)
+        started = time.perf_counter()
+        saver.run.execute()
+        return time.perf_counter() - started
+
+    with_checkpoints, with_control, without = figures.in_turns(
+        [saved, controlled, plain], settings.rounds * 2
+    )
+    checkpoints = (_STEPS - 1) // _STEPS_PER_CHECKPOINT
+    capture = max(0.0, figures.median_difference(with_checkpoints, with_control)) / checkpoints
     return [
         figures.Figure(
             row="P3",
@@ -71,5 +97,18 @@ def measure(settings: figures.Settings) -> Sequence[figures.Figure]:
             goal=70,
             baseline=f"the loop alone {1e6 * statistics.median(without) / _STEPS:.0f} us a step",
             samples=len(without),
-        )
+        ),
+        figures.Figure(
+            row="P3",
+            what="step control and checkpoints by policy, per step of 20 ms",
+            value=1e6
+            * (
+                figures.median_difference(with_control, without) / _STEPS
+                + capture * 0.02 / _POLICY_SECONDS
+            ),
+            unit="us",
+            goal=70,
+            baseline=f"{1e6 * capture:.0f} us a checkpoint, one each {_POLICY_SECONDS:.0f} s",
+            samples=len(without),
+        ),
     ]
