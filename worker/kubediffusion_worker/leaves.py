@@ -12,7 +12,7 @@ from kubediffusion_worker import output_classes
 def signature(value: Any) -> Hashable:
     """Returns how an output looks, quickly; equal for outputs with equal skeletons."""
     if isinstance(value, torch.Tensor):
-        return (value.shape, value.dtype, value.stride(), value.device.type)
+        return (value.shape, value.dtype, value.stride(), value.is_cpu)
     kind: Any = type(value)  # Any: classes are hashable, whatever they are of
     if kind is tuple or kind is list:
         return (kind, *map(signature, value))

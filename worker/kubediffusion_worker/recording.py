@@ -144,10 +144,8 @@ class Recording:
         self._seal(stream)
         self._note(("set", stream.number), tapes.TimestepsSet(stream=stream.number))
 
-    def is_first(self, call: seams.StepCall) -> bool:
+    def _is_first(self, stream: _Stream, timestep: object) -> bool:
         """Tells whether a step is the first one of a loop of its scheduler."""
-        stream = self._stream(call.scheduler)
-        timestep = call.argument("timestep")
         if timestep is stream.last_timestep and timestep is not None:
             return False  # Of the same iteration.
         if not stream.has_begun:
@@ -159,7 +157,7 @@ class Recording:
         self._approached = None
         stream = self._stream(call.scheduler)
         timestep = call.argument("timestep")
-        is_first = self.is_first(call)
+        is_first = self._is_first(stream, timestep)
         if is_first:
             stream.has_begun, stream.first_place = True, _place(timestep)
             self._seal(stream)
