@@ -41,9 +41,7 @@ async def _leave(worker: Process, client: Client) -> tuple[int, list[worker_pb2.
     return max(steps), events
 
 
-async def _go_on(
-    client: Client, info: worker_pb2.CheckpointInfo, data: bytes
-) -> worker_pb2.ResumedEvent:
+async def _go_on(info: worker_pb2.CheckpointInfo, data: bytes) -> worker_pb2.ResumedEvent:
     """Let another worker go on from a checkpoint; return what it tells of that."""
     async with _another() as successor:
         reference = await successor.import_checkpoint(info, data)
@@ -73,11 +71,11 @@ def test_a_budget_that_is_too_short_loses_no_step() -> None:
             assert end.step == last < STEPS
             info, data = await client.fetch_checkpoint()
             assert info == end
-            resumed = await _go_on(client, info, data)
-            assert resumed.from_step == last
-            assert resumed.exactness == worker_pb2.EXACTNESS_EXACT
             await client.acknowledge()
             assert await worker.ended() == 0
+            resumed = await _go_on(info, data)
+            assert resumed.from_step == last
+            assert resumed.exactness == worker_pb2.EXACTNESS_EXACT
 
     with a_process("--grace", "15") as worker:
         asyncio.run(story(worker))
