@@ -32,6 +32,8 @@ _HINTS = {
     "NO_WORKER": "start one with `kubediffusion worker start`, or name one with --workers",
     "WORKER_GONE": "see which workers answer with `kubediffusion workers`",
     "GENERATION_NOT_FOUND": "see what the workers hold with `kubediffusion list`",
+    "CHECKPOINT_NOT_FOUND": "take one with `kubediffusion checkpoint`, without --newest",
+    "NOT_RESUMABLE": "see what it is doing with `kubediffusion list`",
     "RESULT_NOT_READY": "follow it with `kubediffusion watch`, or wait with `fetch --wait`",
     "QUEUE_FULL": "wait for the queue to shrink, or start more workers",
     "RETENTION_FULL": "fetch and acknowledge results that the workers keep",

@@ -157,7 +157,11 @@ def _engine_note(event: "_events.GenerationEvent") -> str:
         case "unpaused":
             return "goes on"
         case "moved":
-            return f"{event.worker or 'its worker'} lost it; another worker will go on"
+            return f"has left {event.worker or 'its worker'}; another one will go on"
+        case "waiting":
+            return f"waits: {event.reason}"
+        case "checkpoint_lost":
+            return f"its newest checkpoint is not kept: {event.reason}"
         case "resumed":
             return f"{resumption(event.step, event.exactness)}, on {event.worker}"
         case "waiting":

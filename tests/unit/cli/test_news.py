@@ -1,5 +1,6 @@
 import pytest
 
+from kubediffusion import _events
 from kubediffusion.cli import news
 from kubediffusion_proto.v1 import worker_pb2
 
@@ -140,3 +141,36 @@ def test_quarters_are_counted_for_each_generation():
 )
 def test_every_change_of_state_is_a_line(kind, detail, line):
     assert lines([news.News(request_id="cat", kind=kind, detail=detail)]) == [line]
+
+
+@pytest.mark.parametrize(
+    ("event", "detail"),
+    [
+        ({"kind": "moved", "worker": "a"}, "has left a; another one will go on"),
+        ({"kind": "waiting", "reason": "no worker is there"}, "waits: no worker is there"),
+        (
+            {"kind": "resumed", "worker": "b", "step": 3, "exactness": "exact"},
+            "goes on after step 3, bit for bit, on b",
+        ),
+        ({"kind": "parked", "step": 3}, "parked after step 3"),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else "",
+)
+def test_what_an_engine_tells_of_a_move_is_told_in_words(event, detail):
+    given = {"request_id": "cat", "sequence": 0, "attempt": 1, "time": None, "worker": ""}
+    item = news.of_engine(_events.GenerationEvent(**{**given, **event}))
+    assert (item.kind, item.detail) == (news.Kind.NOTE, detail)
+
+
+def test_a_checkpoint_that_an_engine_tells_of_is_one():
+    event = _events.GenerationEvent(
+        kind="checkpointed",
+        request_id="cat",
+        sequence=1,
+        attempt=1,
+        time=None,
+        worker="a",
+        step=3,
+        checkpoint_bytes=2000,
+    )
+    assert news.of_engine(event) == checkpointed(3)
