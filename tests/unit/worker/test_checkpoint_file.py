@@ -6,8 +6,8 @@ import pathlib
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
+from safetensors import torch as safetensors_torch
 
 import checkpoint_specimens as specimens
 from kubediffusion_wire import errors
@@ -54,7 +54,7 @@ def test_values_in_the_file_of_format_1_are_those_that_were_written() -> None:
 
 
 def test_safetensors_reads_the_tensors() -> None:
-    found = safetensors.torch.load(GOLDEN.read_bytes())
+    found = safetensors_torch.load(GOLDEN.read_bytes())
     read = checkpoint.decode(GOLDEN.read_bytes())
     assert found.keys() == read.tensors.keys()
     assert all(torch.equal(found[name], read.tensors[name]) for name in found)
