@@ -91,8 +91,10 @@ class Replay:
         event = self._expected(tapes.Stepped)
         if event.stream != self._record.stream(call.scheduler):
             raise DivergedError
-        if event.is_first and event.stream in self._kept["samplers"]:
-            call.run()  # It makes a tree of noise; what it returns is of no use.
+        if event.stream in self._kept["samplers"]:
+            # It grows a tree of noise, whose last bits depend on all that it was asked before;
+            # what it returns is of no use.
+            call.run()
         output = trees.stand_in(self._skeletons[event.output], self._device)
         saved = self._steps.get(place)
         if saved is not None:
