@@ -247,8 +247,8 @@ def test_frames_are_decoded_one_by_one_where_that_is_wanted(
         sizes.append(len(latents))
         return decode(vae, latents, *args)
 
-    monkeypatch.setattr(diffusers.AutoencoderKL, "_decode", counted)
     sliced, whole = load(tmp_path, vae_slicing=True), load(tmp_path)
+    monkeypatch.setattr(diffusers.AutoencoderKL, "_decode", counted)
     for shared in (sliced, whole):
         shared.start_run(spec, seed=0, observer=run_observers.Recorder()).execute()
     assert sizes == [1, 1, 2]
