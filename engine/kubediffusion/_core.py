@@ -339,7 +339,9 @@ class Core:
             if record is None or event.sequence <= record.sequences.get(seat.incarnation, 0):
                 continue
             record.sequences[seat.incarnation] = event.sequence
-            session.is_hung = False
+            if session.is_hung:
+                session.is_hung = False
+                self.pump()
             kind = event.WhichOneof("event")
             if kind == "started":
                 session.note_started()
