@@ -212,7 +212,8 @@ class Core:
         for record in self._ledger.unfinished():
             for seat in _seats(record):
                 if seat.worker == session.link.name and seat.incarnation != incarnation:
-                    self.feed(record, _stimuli.Lost(seat))
+                    was_active = session.was_active(record.request_id, seat.incarnation)
+                    self.feed(record, _stimuli.Lost(seat, was_active))
 
     def lose(self, session: _session.Session, *, is_dead: bool) -> None:
         """Give up what is on a worker."""
@@ -230,7 +231,11 @@ class Core:
             for seat in _seats(record):
                 if seat != session.seat and seat.worker != session.link.name:
                     continue
-                self.feed(record, _stimuli.Lost(seat) if is_dead else _stimuli.Unreachable(seat))
+                if is_dead:
+                    was_active = session.was_active(record.request_id, seat.incarnation)
+                    self.feed(record, _stimuli.Lost(seat, was_active))
+                else:
+                    self.feed(record, _stimuli.Unreachable(seat))
 
     def _tell_loss(self, worker: str, incarnation: str, reason: str) -> None:
         if incarnation:  # Else it has never been within reach.
@@ -348,6 +353,8 @@ class Core:
                 self.pump()
             elif kind in _news.TERMINAL:
                 session.note_ended()
+            if kind in ("started", "resumed", "progress"):
+                session.active = seat.incarnation, event.request_id
             if kind == "checkpointed":
                 self._announce(record, seat, event.checkpointed)
             if kind is not None:

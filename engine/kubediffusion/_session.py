@@ -117,6 +117,8 @@ class Session:
         """Why the worker is out of reach; None while it is not."""
         self.is_hung = False
         """Whether its compute thread does not move; nothing new goes there then."""
+        self.active: tuple[str, str] | None = None
+        """Incarnation, and the request that was last heard to compute there."""
         self.unreported = 0
         self.in_flight = 0
         self.loading: set[str] = set()
@@ -165,6 +167,14 @@ class Session:
         pause = CLOSED_SECONDS if seconds is None else min(max(seconds, 0.05), 30.0)
         self._closed_until = time.monotonic() + pause
         return pause
+
+    def was_active(self, request_id: str, incarnation: str) -> bool:
+        """Tell whether a generation may have held the compute thread of a life at its end.
+
+        Generations take turns from step to step: it did not if another one was heard later.
+        """
+        active = self.active
+        return active is None or active[0] != incarnation or active[1] == request_id
 
     def note_started(self) -> None:
         """Take note that a generation has left the worker's queue."""

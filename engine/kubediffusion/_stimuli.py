@@ -131,6 +131,8 @@ class Lost(NamedTuple):
     """A worker's life is over."""
 
     seat: Seat
+    was_active: bool = True
+    """Whether this generation, of all there, was the last one to give a sign of life."""
 
 
 class Unreachable(NamedTuple):

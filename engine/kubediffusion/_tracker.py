@@ -269,8 +269,9 @@ class Tracker:
         self._forget(stimulus.seat)
         if stimulus.seat != self.seat:
             return
-        self._count_death()
-        is_failure = self._is_fruitless
+        if stimulus.was_active:
+            self._count_death()
+        is_failure = self._is_fruitless and stimulus.was_active
         yield from self._leave(is_new_attempt=True, is_failure=is_failure)
 
     @property

@@ -360,3 +360,14 @@ def test_failure_of_a_checkpoint_drops_it_and_tries_again() -> None:
     error = errors.InvalidCheckpointError("it does not line up")
     told = running().handle(_stimuli.Finished(A, Ending.FAILED, error))
     assert kinds(told) == ["DropCheckpoint", "WriteWaiting", "Ack", "Queue"]
+
+
+def test_death_while_another_generation_computed_is_no_strike() -> None:
+    tracker = Tracker(max_attempts=1)
+    for number in range(5):
+        seat = Seat("a", str(number))
+        tracker.handle(_stimuli.Assigned(seat))
+        tracker.handle(_stimuli.Accepted(seat))
+        tracker.handle(_stimuli.Progressed(seat, 0, 0))
+        tracker.handle(_stimuli.Lost(seat, was_active=False))
+    assert (tracker.strikes, tracker.phase) == (0, Phase.WAITING)
