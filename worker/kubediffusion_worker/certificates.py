@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import tempfile
+from typing import cast
 
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_worker import certification
@@ -32,8 +33,11 @@ def recall(folder: pathlib.Path, fingerprint: str) -> certification.Certificate 
         facts = json.loads(file.read_text("utf-8"))
         if facts["fingerprint"] != fingerprint:
             return None
+        resume = worker_pb2.ResumeCapability.Value(facts["resume"])
         return certification.Certificate(
-            resume=worker_pb2.ResumeCapability.Value(facts["resume"]), reason=str(facts["reason"])
+            # At run time the type of the wire is an integer.
+            resume=cast("worker_pb2.ResumeCapability", resume),
+            reason=str(facts["reason"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -66,7 +66,7 @@ def test_an_executor_with_add_requests_alone_is_reached_by_a_link() -> None:
                 pass
         result = await link.fetch_result("e", "r")
         await link.close()
-        return result.data
+        return bytearray(result.data)
 
     loop = _loop.EngineLoop()
     executor = Plain(scripted_executor.config())

@@ -1,5 +1,5 @@
-# diffusers exports lazily.
-# pyright: reportPrivateImportUsage=false
+# diffusers exports lazily, and its annotations refuse its own defaults.
+# pyright: reportPrivateImportUsage=false, reportAssignmentType=false
 """Estimates of finished latents, against what the loop really comes to."""
 
 import inspect
