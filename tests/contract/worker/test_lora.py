@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from peft import utils as peft_utils
 
+import resumes
 import run_observers
 import zoo
 import zoo_requests
@@ -257,3 +258,18 @@ def test_pipeline_without_lora_says_so(files: dict[str, pathlib.Path]) -> None:
     assert not shared.adapters.is_supported
     with pytest.raises(errors.InvalidRequestError, match="takes no LoRA"):
         shared.adapters.load("sketch", str(files["sketch"]))
+
+
+def test_run_with_an_adapter_goes_on_with_it_and_with_no_other(
+    shared: pipeline.SharedPipeline, files: dict[str, pathlib.Path]
+) -> None:
+    shared.adapters.load("sketch", str(files["sketch"]))
+    use = worker_pb2.AdapterUse(name="sketch", scale=1.0)
+    spec = zoo_requests.spec_of(zoo.shared(SPECIES), adapters=[use])
+    recorded = resumes.record(shared, spec)
+    other = pipeline.SharedPipeline.from_pipeline(zoo.build(SPECIES).pipeline)
+    other.adapters.load("sketch", str(files["sketch"]))
+    resumes.assert_resumes_exactly(other, spec, recorded, 2)
+    other.adapters.load("sketch", str(files["oil"]))  # Another one by the same name.
+    resumed = resumes.resume(other, spec, recorded.checkpoints[2])
+    assert resumed.outcome.exactness != worker_pb2.EXACTNESS_EXACT
