@@ -152,8 +152,9 @@ class OneRequest(RuleBasedStateMachine):
     def proceed(self, name: str, steps: int, is_saved: bool) -> None:
         """What happens as a rule: a worker is found, takes the request, and computes."""
         self.assign(name)
-        while self.pending and self.lives[name].is_connected:
-            self.perform(self.pending.pop(0), is_answer_lost=False)
+        for _ in range(len(self.pending)):  # What a cut holds up stays.
+            if self.pending:
+                self.perform(self.pending.pop(0), is_answer_lost=False)
         life = self.lives[self.tracker.seat.worker] if self.tracker.seat else self.lives[name]
         if life.state == "queued":
             self.work(life.name, "succeeded")
@@ -372,7 +373,7 @@ class OneRequest(RuleBasedStateMachine):
                 self.perform(self.pending.pop(0), is_answer_lost=False)
             for name in NAMES:
                 self.work(name, "succeeded")
-        assert self.tracker.phase is Phase.ENDED
+        assert self.tracker.phase is Phase.ENDED, (self.tracker, self.lives, self.pending)
         entry = self.journal.read("r")
         assert entry is not None
         assert entry.ending is not None
