@@ -41,7 +41,9 @@ Combination = tuple[str, str]
 
 def rows() -> Mapping[str, tuple[str, ...]]:
     """Returns what each pipeline is tried with."""
-    wanted = {name: (solvers.OWN,) for name in zoo.NAMES if name not in WITHOUT_STEPS}
+    wanted: dict[str, tuple[str, ...]] = {
+        name: (solvers.OWN,) for name in zoo.NAMES if name not in WITHOUT_STEPS
+    }
     for name in PREDICT_NOISE:
         wanted[name] += tuple(solvers.DIFFUSION)
     for name in PREDICT_FLOW:
