@@ -13,7 +13,7 @@ TORCH_REQUIREMENT ?= torch
 export PYTHON TORCH_REQUIREMENT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-lowest check bench proto reference clean environment-check
+.PHONY: help demo test test-matrix test-chaos test-lowest check bench proto reference clean environment-check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -30,6 +30,11 @@ test: ## Run the tests
 test-matrix: ## Try every pipeline with every scheduler, and write the table of the docs
 	@tools/environment.sh test
 	@$(BIN)/python tests/support/resume_matrix.py docs/reference/resume-matrix.md
+
+test-chaos: ## Kill workers and engines 100 times under 200 generations
+	@tools/environment.sh test
+	@KUBEDIFFUSION_CHAOS_GENERATIONS=200 KUBEDIFFUSION_CHAOS_KILLS=100 \
+	  $(BIN)/pytest tests/e2e/chaos
 
 check: environment-check ## Run every check but the tests
 	@$(MAKE) --no-print-directory --keep-going --output-sync=target -j2 $(CHECKS)

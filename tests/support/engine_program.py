@@ -23,11 +23,13 @@ class Task:
     """What an engine process is to do."""
 
     log: str
-    """File of lines "accepted ID" and "result ID SHA256 ATTEMPT"."""
+    """File of lines "accepted ID", "resumed ID STEP" and "result ID SHA256 ATTEMPT"."""
     config: dict[str, Any]
     request: dict[str, Any]
     """Fields of every request; the seed is its place in the list."""
     ids: list[str]
+    each: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Further fields of each request; empty: none."""
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
@@ -49,11 +51,12 @@ def lines(log: pathlib.Path, kind: str) -> Iterator[list[str]]:
 
 async def _work(task: Task, log: int, done: set[str]) -> None:
     config = kubediffusion.OmniDiffusionConfig(**task.config)
+    each: list[dict[str, Any]] = task.each or [{} for _ in task.ids]
     async with kubediffusion.AsyncDiffusionEngine(config) as engine:
         await asyncio.gather(
             *(
-                _obtain(engine, {"request_id": name, "seed": seed, **task.request}, log)
-                for seed, name in enumerate(task.ids)
+                _obtain(engine, {"request_id": name, "seed": seed, **task.request, **more}, log)
+                for seed, (name, more) in enumerate(zip(task.ids, each, strict=True))
                 if name not in done
             )
         )
@@ -65,6 +68,9 @@ async def _obtain(
     name = request["request_id"]
     generation = await engine.submit(request)
     os.write(log, f"accepted {name}\n".encode())
+    async for event in generation:
+        if event.kind == "resumed":
+            os.write(log, f"resumed {name} {event.step}\n".encode())
     output = await generation.result()
     digest = hashlib.sha256(output.data).hexdigest()
     os.write(log, f"result {name} {digest} {output.attempt}\n".encode())
