@@ -31,7 +31,6 @@ from kubediffusion_worker import (
 )
 
 _MIN_PART_BYTES = 1_000_000
-_ENCODER_PACKAGES = ("transformers", "autoencoders")
 
 
 @dataclass(slots=True)
@@ -96,6 +95,11 @@ class Recording:
     def events(self) -> Sequence[tapes.Event]:
         """All different events, in the order of their first appearance."""
         return self._events
+
+    @property
+    def skeletons(self) -> Sequence[trees.Node]:
+        """What events have returned, by the numbers that events have for it."""
+        return self._skeletons
 
     def call_started(
         self,
@@ -382,5 +386,6 @@ def _place(timestep: object) -> Hashable:
 
 
 def _is_encoder(module: torch.nn.Module) -> bool:
-    path = type(module).__module__.split(".")
-    return any(part in _ENCODER_PACKAGES for part in path)
+    package, *path = type(module).__module__.split(".")
+    # The denoisers of diffusers are in a package of that name too, but one inside of its own.
+    return package == "transformers" or "autoencoders" in path
