@@ -112,7 +112,9 @@ def _try(
             break
         tried += 1
         resumed = _run(subject, spec, _Saving(), checkpoint)
-        if resumed.exactness != worker_pb2.EXACTNESS_EXACT or not _equal(resumed.outputs, plain):
+        if resumed.exactness != worker_pb2.EXACTNESS_EXACT:
+            return _restart(f"a run could not go on after step {step}")
+        if not _equal(resumed.outputs, plain):
             return _restart(f"a run that went on after step {step} gave other bits")
     if not tried:
         return _restart(f"a trial takes more than {BUDGET_SECONDS:.0f} s")

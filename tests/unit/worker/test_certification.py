@@ -3,10 +3,27 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import cast
 
 from kubediffusion_proto.v1 import worker_pb2
 from kubediffusion_wire import errors
 from kubediffusion_worker import certification, runs, testing
+
+
+@dataclasses.dataclass
+class Restarting:
+    """A run that could not go on from its checkpoint."""
+
+    run: runs.Run
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.run, name)
+
+    def execute(self) -> runs.RunOutcome:
+        outcome = self.run.execute()
+        return dataclasses.replace(
+            outcome, resumed_from=0, exactness=worker_pb2.EXACTNESS_RESTARTED
+        )
 
 
 @dataclasses.dataclass
@@ -19,6 +36,7 @@ class Subject:
     plain_differs: bool = False
     watched_differs: bool = False
     resumed_differs: bool = False
+    cannot_go_on: bool = False
     is_spoilt_by_cancel: bool = False
     steps: int = 4
     plain_calls: int = 0
@@ -50,8 +68,13 @@ class Subject:
         is_spoilt = self.watched_differs or (checkpoint is not None and self.resumed_differs)
         if self.is_spoilt_by_cancel and isinstance(observer, certification._Leaving):
             self.watched_differs = True
-        return self.pipeline.start_run(
+        run = self.pipeline.start_run(
             spec, seed=seed + is_spoilt, observer=observer, checkpoint=checkpoint
+        )
+        return (
+            cast("runs.Run", Restarting(run))
+            if checkpoint is not None and self.cannot_go_on
+            else run
         )
 
     def _made(self, spec: worker_pb2.GenerationSpec, seed: int) -> tuple[runs.OutputData, ...]:
@@ -88,6 +111,12 @@ def test_a_resumed_run_with_other_bits_is_never_resumed() -> None:
     certificate = certification.certify(Subject(resumed_differs=True))
     assert certificate.resume == worker_pb2.RESUME_CAPABILITY_RESTART
     assert "after step 1" in certificate.reason
+
+
+def test_a_run_that_begins_anew_is_no_resumed_one() -> None:
+    certificate = certification.certify(Subject(cannot_go_on=True))
+    assert certificate.resume == worker_pb2.RESUME_CAPABILITY_RESTART
+    assert "could not go on after step 1" in certificate.reason
 
 
 def test_what_a_cancelled_run_leaves_behind_is_found() -> None:
