@@ -15,6 +15,8 @@ from kubediffusion_wire import validation
 ANY = "any"
 
 _KIND_ORDER = ("bool", "int", "float", "str", "image", "tensor", "list", "dict", ANY)
+_PICTURES = frozenset({"image", "images", "mask_image", "mask", "control_image", "video"})
+_PICTURE_KINDS = frozenset({"image", "tensor", "list"})
 _KINDS: Mapping[type, str] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
@@ -86,6 +88,8 @@ def _describe(
     kinds = _kinds(_annotation(parameter, call))
     if type(parameter.default) in _KINDS:
         kinds.add(_KINDS[type(parameter.default)])  # Some annotations are too narrow.
+    if name in _PICTURES and kinds & _PICTURE_KINDS:
+        kinds |= _PICTURE_KINDS  # Pipelines take more forms of them than they are annotated with.
     accepts_none = "none" in kinds or parameter.default is None or ANY in kinds
     return worker_pb2.Parameter(
         name=name,

@@ -102,3 +102,12 @@ def test_union_requires_only_what_the_first_call_needs() -> None:
     assert merged["prompt"].is_required
     assert not merged["image"].is_required
     assert list(merged["prompt"].kinds) == ["str", "list"]
+
+
+def test_pictures_are_taken_in_every_form_whatever_the_annotation_says() -> None:
+    class Narrow:
+        def __call__(self, image: torch.FloatTensor | None = None, steps: int = 1) -> None: ...
+
+    image, steps = signature.parameters(Narrow)
+    assert list(image.kinds) == ["image", "tensor", "list"]
+    assert list(steps.kinds) == ["int"]
