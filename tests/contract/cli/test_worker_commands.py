@@ -161,10 +161,12 @@ def test_a_watch_follows_a_generation_to_another_worker(site: Site) -> None:
     generation = site.begin()
     watch = site.line.start("watch", "film", "--json")
     with watch:
+        assert watch.stdout is not None
+        lines = [watch.stdout.readline()]  # From now on it misses nothing.
         site.line.run("drain", generation.worker, "--policy", "checkpoint")
-        out, _ = watch.communicate(timeout=SECONDS)
+        lines += watch.stdout.readlines()
     assert watch.returncode == 0
-    events = [json.loads(line) for line in out.splitlines()]
+    events = [json.loads(line) for line in lines]
     kinds = [next(iter(event.keys() & KINDS), "") for event in events]
     assert kinds.index("handed_over") < kinds.index("resumed") < kinds.index("succeeded")
 
