@@ -31,7 +31,7 @@ class Site:
             takeover_seconds=3600.0,
         )
 
-    def begin(self, name: str = "film", *, steps: int = 400) -> kubediffusion.Generation:
+    def begin(self, name: str = "film", *, steps: int = 800) -> kubediffusion.Generation:
         """Starts a generation that takes some seconds, and waits until it is under way."""
         generation = self.engine.submit(
             {
