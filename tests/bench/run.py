@@ -17,6 +17,7 @@ ROWS = {
     "P2": "rows.bulk_transfer",
     "P3": "rows.step_control",
     "P4": "rows.engine_restart",
+    "P5": "rows.takeover",
     "P7": "rows.cancel",
     "P8": "rows.process_transport",
     "P9": "rows.worker_throughput",
