@@ -35,7 +35,7 @@ class OmniRequestOutput:
         worker: Name of the worker that made it.
         attempt: 1 where no worker was lost on the way.
         exactness: "exact" where the bits are those of an undisturbed run, "close" where they
-            may differ a little, "restarted" where the work began anew.
+            may differ a little, "restarted" where a checkpoint was of no use.
         resumed_from: Step of the checkpoint that the last attempt went on from; 0 for none.
         fingerprint: Names what the bits depend on; equal ones give equal bits.
         seeds: One for each output.
