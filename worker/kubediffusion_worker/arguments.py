@@ -105,6 +105,12 @@ def _model_options(command: F) -> F:
             help="Decode large images in tiles: less memory, slightly other pixels.",
         ),
         click.option(
+            "--preview-vae",
+            default="",
+            metavar="FOLDER",
+            help="An AutoencoderTiny that draws previews.  [default: a map of colours]",
+        ),
+        click.option(
             "--certify/--no-certify",
             default=True,
             show_default=True,
@@ -248,6 +254,7 @@ def _worker(given: Mapping[str, Any]) -> config.WorkerConfig:  # see _command
             compile=given["compile"],
             vae_slicing=given["vae_slicing"],
             vae_tiling=given["vae_tiling"],
+            preview_vae=given["preview_vae"],
             certify=given["certify"],
             variant=given["variant"],
             revision=given["revision"],

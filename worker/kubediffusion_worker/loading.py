@@ -5,6 +5,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import diffusers
 import torch
@@ -56,9 +57,29 @@ def load(config: model.ModelConfig) -> pipeline.SharedPipeline:
         weights_digest=fingerprint.weights_in_folder(folder, revision=revision),
         revision=revision,
     )
-    shared.painter = previews.painter_of(loaded)
+    shared.painter = _painter(loaded, config)
     shared.certificate = _certificate(shared)
     return shared
+
+
+def _painter(
+    loaded: pipeline_utils.DiffusionPipeline, config: model.ModelConfig
+) -> previews.Painter | None:
+    if not config.preview_vae:
+        return previews.painter_of(loaded)
+    try:
+        tiny: Any = diffusers.AutoencoderTiny  # exported lazily
+        decoder = tiny.from_pretrained(
+            config.preview_vae, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise model.ModelLoadError(
+            "MODEL_BROKEN",
+            f"preview VAE {config.preview_vae!r} must be a folder with an AutoencoderTiny; "
+            f"found: {model.one_line(error)}",
+        ) from None
+    decoder.eval().requires_grad_(False).to(loaded._execution_device, loaded.dtype)
+    return previews.DecodingPainter(decoder=decoder, channels=decoder.config.latent_channels)
 
 
 def _certificate(shared: pipeline.SharedPipeline) -> certification.Certificate:

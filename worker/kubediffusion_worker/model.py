@@ -52,6 +52,9 @@ class ModelConfig:
     """The variant of the weight files, for example "fp16"; empty: the default files."""
     revision: str = ""
     """A branch, tag or commit of the hub's repository; empty: its default branch."""
+    preview_vae: str = ""
+    """A folder with an `AutoencoderTiny` that draws previews; empty: a map of colours that is
+    fitted to the pipeline's own VAE."""
     certify: bool = True
     """Try in small, once for each fingerprint, what going on from checkpoints gives. Without a
     trial, runs that lose their worker are computed again from their seed."""

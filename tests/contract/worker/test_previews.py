@@ -1,15 +1,19 @@
+# diffusers exports lazily, and its annotations refuse its own defaults.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
 """Previews of real pipelines: what they show, and that they cost and disturb nothing."""
 
 import functools
+import pathlib
 import warnings
 from typing import Any
 
+import diffusers
 import numpy
 import pytest
 import torch
 
 import zoo
-from kubediffusion_worker import demo, previews
+from kubediffusion_worker import demo, loading, model, previews
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in zoo.FOREIGN_WARNINGS]
 
@@ -37,8 +41,6 @@ def drawn() -> tuple[torch.Tensor, numpy.ndarray[Any, Any]]:
 
 @functools.cache
 def demo_pipeline() -> Any:  # diffusers exports its classes lazily
-    import diffusers
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = diffusers.StableDiffusionPipeline.from_pretrained(demo.model_path())
@@ -98,3 +100,27 @@ def test_latents_of_all_layouts_become_pictures(
 def test_latents_of_another_kind_become_none() -> None:
     painter = previews.LinearPainter(colours=torch.ones(5, 3), patch_colours=torch.ones(17, 3))
     assert painter.paint(torch.zeros(1, 7, 7), aspect=1.0) is None
+
+
+def test_a_tiny_autoencoder_that_is_mounted_draws_instead(tmp_path: pathlib.Path) -> None:
+    tiny = diffusers.AutoencoderTiny(
+        latent_channels=4,
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 1),
+    )
+    tiny.save_pretrained(tmp_path)
+    shared = loading.load(
+        model.ModelConfig(model="demo", device="cpu", preview_vae=str(tmp_path), certify=False)
+    )
+    assert isinstance(shared.painter, previews.DecodingPainter)
+    painted = shared.painter.paint(torch.zeros(1, 4, 6, 8), aspect=1.0)
+    assert painted is not None
+    assert (painted.shape, painted.dtype) == ((48, 64, 3), torch.uint8)
+
+
+def test_a_preview_autoencoder_that_is_none_is_told_in_one_line(tmp_path: pathlib.Path) -> None:
+    config = model.ModelConfig(model="demo", device="cpu", preview_vae=str(tmp_path))
+    with pytest.raises(model.ModelLoadError, match=r"preview VAE .* must be a folder"):
+        loading.load(config)
