@@ -104,6 +104,12 @@ def _model_options(command: F) -> F:
             is_flag=True,
             help="Decode large images in tiles: less memory, slightly other pixels.",
         ),
+    )
+
+
+def _run_options(command: F) -> F:
+    return _apply(
+        command,
         click.option(
             "--preview-vae",
             default="",
@@ -205,6 +211,7 @@ def _bound_options(command: F) -> F:
     "5 cannot listen.",
 )
 @_model_options
+@_run_options
 @_reach_options
 @_saving_options
 @_bound_options
